@@ -1,0 +1,135 @@
+"""Frames between the daemon and a runner.
+
+On the socket a frame is a 4-byte little-endian length and a MessagePack body: a tagged, array-like
+Struct of this file. The daemon sends `ToRunner`, the runner answers with `FromRunner`; answers carry
+the id of the request they belong to. A closed socket ends the runner.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+MAX_FRAME_BYTES = 64 << 20
+PREFIX_BYTES = 4
+
+
+class Frame(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Common encoding of all frames."""
+
+
+class SamplingParams(msgspec.Struct, frozen=True, array_like=True):
+    """How the next token is chosen. A `temperature` of 0 is greedy; `seed` -1 draws a fresh one."""
+
+    temperature: float = 0.8
+    top_k: int = 40  # <= 0: the whole vocabulary
+    top_p: float = 0.9  # 1.0: off
+    min_p: float = 0.0
+    repeat_penalty: float = 1.0  # 1.0: off
+    repeat_last_n: int = 64  # tokens; 0: off, -1: num_ctx
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int = -1
+
+
+class Load(Frame, frozen=True):
+    """First frame of a runner's life: which variant, and the load-time options."""
+
+    variant_dir: str
+    num_ctx: int  # tokens, already clamped to the model's context length
+    num_threads: int = 0  # 0: the runner decides
+    num_batch: int = 512  # prompt tokens evaluated at once, at most
+
+
+class Generate(Frame, frozen=True):
+    """Continue `prompt`. Answered by Piece frames and one Done, or by Failed."""
+
+    id: int
+    prompt: str
+    context: list[int] = []  # token ids whose text precedes the prompt
+    sampling: SamplingParams = SamplingParams()
+    stop: list[str] = []
+    num_predict: int = -1  # new tokens; < 0: bounded by 10 * num_ctx
+    num_keep: int = 4  # tokens kept at the front when the prompt is cut; < 0: the whole prompt
+    truncate: bool = True  # False: a prompt beyond num_ctx fails instead of being cut
+    want_context: bool = False  # answer Done.context
+
+
+class Tokenize(Frame, frozen=True):
+    """Answered by Tokens: the ids of `text`, special-token text recognised, with BOS where the model adds it."""
+
+    id: int
+    text: str
+
+
+class Cancel(Frame, frozen=True):
+    """Stop request `id` within one step; it is then answered by Done with reason "cancel"."""
+
+    id: int
+
+
+class Loaded(Frame, frozen=True):
+    """The model serves."""
+
+    provider: str  # "cpu"
+    device: str  # for people: "2 threads, AVX-512"
+    num_ctx: int
+    size_bytes: int  # all memory the model needs at num_ctx: weights, KV, runner
+    size_vram_bytes: int
+    load_ns: int
+
+
+class LoadFailure(Frame, frozen=True):
+    """The model does not serve; the runner exits after this."""
+
+    message: str
+
+
+class Piece(Frame, frozen=True):
+    """Text of one step, valid UTF-8, never empty."""
+
+    id: int
+    text: str
+
+
+class Done(Frame, frozen=True):
+    """The last frame of a Generate."""
+
+    id: int
+    reason: str  # "stop", "length", "cancel"
+    prompt_count: int  # tokens of the prompt, cached ones included
+    cached_count: int  # of these, found in the KV cache
+    prompt_ns: int
+    eval_count: int  # tokens generated
+    eval_ns: int
+    context: list[int] = []
+
+
+class Failed(Frame, frozen=True):
+    """Request `id` failed; the runner lives on. `status` is the HTTP status that fits."""
+
+    id: int
+    message: str
+    status: int = 500
+
+
+class Tokens(Frame, frozen=True):
+    """Answer to Tokenize."""
+
+    id: int
+    ids: list[int]
+
+
+ToRunner = Load | Generate | Tokenize | Cancel
+FromRunner = Loaded | LoadFailure | Piece | Done | Failed | Tokens
+
+encoder = msgspec.msgpack.Encoder()
+to_runner_decoder: msgspec.msgpack.Decoder[ToRunner] = msgspec.msgpack.Decoder(ToRunner)
+from_runner_decoder: msgspec.msgpack.Decoder[FromRunner] = msgspec.msgpack.Decoder(FromRunner)
+
+
+def pack(frame: Frame) -> bytes:
+    """The frame's bytes as they go on the socket, length prefix included."""
+    buffer = bytearray(PREFIX_BYTES)
+    encoder.encode_into(frame, buffer, PREFIX_BYTES)
+    buffer[:PREFIX_BYTES] = (len(buffer) - PREFIX_BYTES).to_bytes(PREFIX_BYTES, "little")
+    return bytes(buffer)
