@@ -1,0 +1,154 @@
+"""Text to token ids and back, from the variant's tokenizer.json."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from tokenizers import Tokenizer as TokenizerFile
+
+from hearthd.store.variant import VariantInfo
+
+SPACE = "\u2581"  # SentencePiece's visible space
+
+
+class UnknownToken(ValueError):
+    """An id outside the vocabulary."""
+
+    def __init__(self, token: int, vocab_size: int) -> None:
+        super().__init__(f"context: token id {token} is not below the vocabulary size {vocab_size}")
+
+
+def _byte_characters() -> dict[str, int]:
+    """The 256 visible characters of byte-level BPE (Radford et al. 2019) and the byte each stands for."""
+    shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [byte for byte in range(256) if byte not in shown]
+    return {chr(byte): byte for byte in shown} | {chr(0x100 + n): byte for n, byte in enumerate(hidden)}
+
+
+_BYTES = _byte_characters()
+
+
+def _byte_level(token: str) -> bytes:
+    try:
+        return bytes(_BYTES[character] for character in token)
+    except KeyError:
+        return token.encode("utf-8", "replace")
+
+
+def _sentencepiece(token: str) -> bytes:
+    if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
+        return bytes.fromhex(token[3:5])
+    return token.replace(SPACE, " ").encode("utf-8", "replace")
+
+
+def _mentions(part: Any, type_name: str) -> bool:
+    """Whether a step of that type is in a part of tokenizer.json, at any depth."""
+    if isinstance(part, dict):
+        return part.get("type") == type_name or any(_mentions(value, type_name) for value in part.values())
+    return isinstance(part, list) and any(_mentions(value, type_name) for value in part)
+
+
+class Detokenizer:
+    """Turns tokens into text one by one; keeps at most the three bytes of an unfinished character."""
+
+    __slots__ = ("_decoder", "_token_bytes")
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._token_bytes = tokenizer.token_bytes
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def add(self, token: int) -> str:
+        """The text completed by `token`, maybe none; bytes that cannot be UTF-8 become U+FFFD."""
+        return self._decoder.decode(self._token_bytes(token))
+
+    def flush(self) -> str:
+        """U+FFFD for the bytes of a character that never came to its end, else nothing."""
+        return self._decoder.decode(b"", True)
+
+
+class Tokenizer:
+    """The vocabulary of one model. Safe to use from several threads."""
+
+    def __init__(self, path: Path, info: VariantInfo) -> None:
+        """Reads tokenizer.json at `path`. Raises ValueError naming the file where it is damaged."""
+        try:
+            content = path.read_bytes()
+            steps = msgspec.json.decode(content)
+            self._file = TokenizerFile.from_buffer(content)
+        except Exception as error:  # the Rust library raises bare Exception
+            raise ValueError(f"{path}: not a readable tokenizer.json: {error}") from error
+        self._bos_id = info.bos_id if info.add_bos else None
+        self._eos_id = info.eos_ids[0] if info.add_eos and info.eos_ids else None
+        self._vocab_size: int = self._file.get_vocab_size(with_added_tokens=True)
+        self._added: dict[int, Any] = self._file.get_added_tokens_decoder()
+        self._text_of = _byte_level if _mentions(steps.get("decoder"), "ByteLevel") else _sentencepiece
+        self._cache: dict[int, bytes] = {}
+        special = next((added.content for added in self._added.values() if added.special), "")
+        self._adds_space = self._prefixes_space("")
+        self._adds_space_after_special = self._prefixes_space(special)
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of `text`, special-token text recognised, with BOS and EOS where the model adds them.
+
+        A text that already begins with the BOS token gets no second one.
+        """
+        ids = self.encode_plain(text)
+        if self._bos_id is not None and ids[:1] != [self._bos_id]:
+            ids.insert(0, self._bos_id)
+        if self._eos_id is not None:
+            ids.append(self._eos_id)
+        return ids
+
+    def encode_plain(self, text: str) -> list[int]:
+        """The ids of `text` alone."""
+        return list(self._file.encode(text, add_special_tokens=False).ids)
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes that `token` prints; none for special tokens and ids without a token."""
+        known = self._cache.get(token)
+        if known is None:
+            known = self._cache[token] = self._printed(token)
+        return known
+
+    def _printed(self, token: int) -> bytes:
+        added = self._added.get(token)
+        if added is not None:
+            return b"" if added.special else added.content.encode("utf-8", "replace")
+        text = self._file.id_to_token(token)
+        return b"" if text is None else self._text_of(text)
+
+    def _shown(self, token: int) -> bytes:
+        added = self._added.get(token)
+        return self.token_bytes(token) if added is None else added.content.encode("utf-8", "replace")
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        """The text of `ids`, special tokens spelt out, such that encoding it gives them again.
+
+        Raises UnknownToken for an id outside the vocabulary.
+        """
+        self._check(ids)
+        parts: list[bytes] = []
+        adds_space = self._adds_space
+        for token in ids:
+            shown = self._shown(token)
+            parts.append(shown[1:] if adds_space and shown.startswith(b" ") else shown)
+            adds_space = self._adds_space_after_special and self._is_special(token)
+        return b"".join(parts).decode("utf-8", "replace")
+
+    def _is_special(self, token: int) -> bool:
+        added = self._added.get(token)
+        return added is not None and bool(added.special)
+
+    def _prefixes_space(self, before: str) -> bool:
+        """Whether this vocabulary puts a space of its own between `before` and the text after it."""
+        ids = self.encode_plain(before + "x")
+        return b"".join(map(self.token_bytes, ids)).startswith(b" ")
+
+    def _check(self, ids: Iterable[int]) -> None:
+        for token in ids:
+            if not 0 <= token < self._vocab_size:
+                raise UnknownToken(token, self._vocab_size)

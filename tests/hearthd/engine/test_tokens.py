@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer as TokenizerFile
+
+from hearthd.engine.tokens import Detokenizer, Tokenizer, UnknownToken
+from hearthd.store.variant import VariantInfo
+
+TEXTS = [
+    "hello world",
+    "  two  spaces ",
+    "caf\u00e9",
+    "\U0001f44d\U0001f3fd ok",
+    "\u65e5\u672c\u8a9e\n\ttab",
+    "e\u0301",
+    "",
+]
+
+
+def info(**fields: Any) -> VariantInfo:
+    return VariantInfo(
+        name="cpu-int4",
+        exporter="0",
+        source="sha256:" + "0" * 64,
+        architecture="llama",
+        files={},
+        holders={},
+        context_length=64,
+        vocab_size=300,
+        hidden_size=8,
+        num_layers=1,
+        num_heads=1,
+        num_kv_heads=1,
+        head_dim=8,
+        rope_inv_freq=[],
+        **fields,
+    )
+
+
+def byte_level(path: Path) -> Path:
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {character: index for index, character in enumerate(alphabet)}
+    file = TokenizerFile(models.BPE(vocab=vocabulary, merges=[]))
+    file.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    file.decoder = decoders.ByteLevel()
+    file.add_special_tokens([AddedToken("<s>", special=True), AddedToken("</s>", special=True)])
+    file.add_tokens([AddedToken("<tool>", special=False)])
+    file.save(str(path))
+    return path
+
+
+def sentencepiece(path: Path) -> Path:
+    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "\u2581", *"helowrd"]
+    file = TokenizerFile(
+        models.BPE(vocab={piece: n for n, piece in enumerate(pieces)}, merges=[], unk_token="<unk>", byte_fallback=True)
+    )
+    file.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(Regex(" "), "\u2581")])
+    file.decoder = decoders.Sequence(
+        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    file.add_special_tokens(["<s>", "</s>"])
+    file.save(str(path))
+    return path
+
+
+@pytest.fixture
+def bytes_path(tmp_path: Path) -> Path:
+    return byte_level(tmp_path / "tokenizer.json")
+
+
+@pytest.fixture
+def pieces_path(tmp_path: Path) -> Path:
+    return sentencepiece(tmp_path / "tokenizer.json")
+
+
+def detokenized(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
+    detokenizer = Detokenizer(tokenizer)
+    return [*(detokenizer.add(token) for token in ids), detokenizer.flush()]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_byte_level_text_comes_back_whole(bytes_path: Path, text: str) -> None:
+    tokenizer = Tokenizer(bytes_path, info())
+    ids = tokenizer.encode(text)
+    assert "".join(detokenized(tokenizer, ids)) == text
+    assert tokenizer.text_of(ids) == text
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_sentencepiece_text_of_encodes_to_the_same_ids(pieces_path: Path, text: str) -> None:
+    tokenizer = Tokenizer(pieces_path, info(bos_id=1, add_bos=True))
+    ids = tokenizer.encode(text)
+    assert tokenizer.encode(tokenizer.text_of(ids)) == ids
+
+
+def test_a_sentencepiece_continuation_keeps_the_space_of_its_first_piece(pieces_path: Path) -> None:
+    tokenizer = Tokenizer(pieces_path, info())
+    ids = tokenizer.encode_plain("hello")
+    assert "".join(detokenized(tokenizer, ids)) == " hello"
+    assert tokenizer.text_of(ids) == "hello"
+
+
+def test_a_character_is_shown_only_when_its_last_byte_came(bytes_path: Path) -> None:
+    tokenizer = Tokenizer(bytes_path, info())
+    assert detokenized(tokenizer, tokenizer.encode_plain("\U0001f44d!")) == ["", "", "", "\U0001f44d", "!", ""]
+
+
+def test_a_character_cut_off_at_the_end_becomes_a_replacement(bytes_path: Path) -> None:
+    tokenizer = Tokenizer(bytes_path, info())
+    assert detokenized(tokenizer, tokenizer.encode_plain("\U0001f44d")[:2])[-1] == "\ufffd"
+
+
+def test_byte_fallback_pieces_join_to_one_character(pieces_path: Path) -> None:
+    tokenizer = Tokenizer(pieces_path, info())
+    pieces = detokenized(tokenizer, tokenizer.encode_plain("\u65e5"))
+    assert [piece for piece in pieces if piece.strip()] == ["\u65e5"]
+
+
+def test_special_tokens_print_nothing_and_user_defined_ones_print(bytes_path: Path) -> None:
+    tokenizer = Tokenizer(bytes_path, info())
+    ids = tokenizer.encode_plain("<s>a<tool>b</s>")
+    assert len(ids) == 5
+    assert "".join(detokenized(tokenizer, ids)) == "a<tool>b"
+    assert tokenizer.text_of(ids) == "<s>a<tool>b</s>"
+
+
+def test_bos_is_added_once(bytes_path: Path) -> None:
+    tokenizer = Tokenizer(bytes_path, info(bos_id=256, add_bos=True))
+    assert tokenizer.encode("a") == tokenizer.encode("<s>a")
+    assert tokenizer.encode("a")[0] == 256
+    assert tokenizer.encode("") == [256]
+
+
+def test_eos_is_added_where_the_model_adds_it(bytes_path: Path) -> None:
+    tokenizer = Tokenizer(bytes_path, info(eos_ids=[257], add_eos=True))
+    assert tokenizer.encode("a")[-1] == 257
+
+
+def test_an_id_beyond_the_tokens_of_a_padded_vocabulary_prints_nothing(bytes_path: Path) -> None:
+    assert Tokenizer(bytes_path, info()).token_bytes(5000) == b""
+
+
+@pytest.mark.parametrize("token", [-1, 100_000])
+def test_an_unknown_id_is_refused_naming_it(bytes_path: Path, token: int) -> None:
+    with pytest.raises(UnknownToken, match=str(token)):
+        Tokenizer(bytes_path, info()).text_of([0, token])
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", json.dumps({"model": {"type": "none"}}).encode()])
+def test_a_damaged_file_is_refused_naming_it(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"tokenizer\.json: not a readable"):
+        Tokenizer(path, info())
