@@ -121,13 +121,13 @@ def quantize_rows(w: Floats, bits: int = 8, block: int = 32) -> Blocks:
 def _symmetric_scale(grouped: Floats, bits: int) -> Floats:
     high, low = grouped.max(axis=2), grouped.min(axis=2)
     if bits == 8:
-        return np.maximum(high, -low) / np.float32(127)
+        return np.asarray(np.maximum(high, -low) / np.float32(127), np.float32)
     if bits == 4:
-        return np.where(high > -low, high, low) / np.float32(-8)
+        return np.asarray(np.where(high > -low, high, low) / np.float32(-8), np.float32)
     raise ValueError(f"{bits} bit codes are neither 4 nor 8")
 
 
-# -- pieces of the unpackers; `b` is (rows, blocks a row, bytes a block) ------------------------------------------------
+# -- pieces of the unpackers; `b` is (rows, blocks a row, bytes a block) ---------------------------------------------
 
 
 def _split(raw: Bytes, num_bytes: int) -> Bytes:
@@ -167,7 +167,7 @@ def _high_bits(b: Bytes, at: int) -> Bytes:
     return np.unpackbits(b[:, :, at : at + 4], axis=2, bitorder="little") << np.uint8(4)
 
 
-# -- the 32-element types -----------------------------------------------------------------------------------------------
+# -- the 32-element types --------------------------------------------------------------------------------------------
 
 
 def _q4_0(raw: Bytes) -> Blocks:
@@ -204,7 +204,7 @@ def _iq4_nl(raw: Bytes) -> Blocks:
     return _finish(_IQ4_CODES[_nibbles(b[:, :, 2:])], 8, _half(b, 0), None, 32)
 
 
-# -- the 256-element types ----------------------------------------------------------------------------------------------
+# -- the 256-element types -------------------------------------------------------------------------------------------
 
 
 def _q2_k(raw: Bytes) -> Blocks:
