@@ -28,8 +28,7 @@ class VariantInfo(msgspec.Struct, frozen=True, kw_only=True):
     exporter: str  # version of the exporter; another version rebuilds
     source: str  # "sha256:<hex>" of the checkpoint
     architecture: str
-    graph: str = "model.onnx"  # decode, and prefill where prefill_graph is empty
-    prefill_graph: str = ""  # all but the last prompt tokens, writes KV only
+    graph: str = "model.onnx"
     tokenizer: str = "tokenizer.json"
     files: dict[str, int]  # name -> bytes, every file but variant.json
     holders: dict[str, str]  # block type -> how it is held: "Q4_1" -> "augap"

@@ -1,0 +1,19 @@
+"""Media types of manifests, configs and layers, as registries and existing stores write them."""
+
+from __future__ import annotations
+
+MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+CONFIG = "application/vnd.docker.container.image.v1+json"
+
+_LAYER = "application/vnd.ollama.image."
+
+MODEL = _LAYER + "model"  # the checkpoint: GGUF
+ADAPTER = _LAYER + "adapter"
+PROJECTOR = _LAYER + "projector"
+TEMPLATE = _LAYER + "template"
+PROMPT = _LAYER + "prompt"  # the template's name in old stores
+SYSTEM = _LAYER + "system"
+PARAMS = _LAYER + "params"  # JSON object
+MESSAGES = _LAYER + "messages"  # JSON list of {role, content}
+LICENSE = _LAYER + "license"  # repeatable
+TENSOR = _LAYER + "tensor"
