@@ -74,8 +74,7 @@ def _at_least_kth(logits: Floats, k: int) -> Ids:
 
 
 def _ordered(logits: Floats, ids: Ids, k: int) -> Candidates:
-    order = np.argsort(-logits[ids], kind="stable")[:k]
-    kept = ids[order]
+    kept = ids[np.argsort(-logits[ids])[:k]]
     return Candidates(kept, logits[kept])
 
 
@@ -87,13 +86,14 @@ def top_k(logits: Floats, k: int) -> Candidates:
     if not math.isfinite(logits.max()):
         raise NonFiniteLogits
     if k <= 0 or k >= len(logits):
-        return _ordered(logits, np.arange(len(logits)), len(logits))
+        order = np.argsort(-logits)
+        return Candidates(order, logits[order])
     return _ordered(logits, _at_least_kth(logits, k), k)
 
 
 def probabilities(logits: Floats) -> NDArray[np.float64]:
-    """Softmax of logits whose first one is the largest, float64."""
-    weights = np.exp(logits.astype(np.float64) - float(logits[0]))
+    """Softmax of (n,) logits, float64."""
+    weights = np.exp((logits - logits.max()).astype(np.float64))
     return np.asarray(weights / weights.sum())
 
 
@@ -165,9 +165,17 @@ class Sampler:
         return token
 
     def _draw(self, logits: Floats) -> int:
-        candidates = top_k(logits, self._params.top_k)
+        params = self._params
+        if params.top_k <= 0 and params.top_p >= 1.0 and params.min_p <= 0.0:
+            best_token(logits)  # refuses a row that is not finite
+            return self._index(temperature(Candidates(np.empty(0, np.int64), logits), params).logits)
+        candidates = top_k(logits, params.top_k)
         for stage in STAGES:
-            candidates = stage(candidates, self._params)
-        reached = probabilities(candidates.logits).cumsum()
+            candidates = stage(candidates, params)
+        return int(candidates.ids[self._index(candidates.logits)])
+
+    def _index(self, logits: Floats) -> int:
+        """A place in (n,) logits, drawn by their probabilities."""
+        reached = probabilities(logits).cumsum()
         index = int(np.searchsorted(reached, self._rng.random() * reached[-1], side="right"))
-        return int(candidates.ids[min(index, len(reached) - 1)])
+        return min(index, len(reached) - 1)

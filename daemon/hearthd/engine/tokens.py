@@ -53,7 +53,10 @@ def _mentions(part: Any, type_name: str) -> bool:
 
 
 class Detokenizer:
-    """Turns tokens into text one by one; keeps at most the three bytes of an unfinished character."""
+    """Turns tokens into text one by one; keeps at most the three bytes of an unfinished character.
+
+    A character that generation leaves unfinished is never shown.
+    """
 
     __slots__ = ("_decoder", "_token_bytes")
 
@@ -64,10 +67,6 @@ class Detokenizer:
     def add(self, token: int) -> str:
         """The text completed by `token`, maybe none; bytes that cannot be UTF-8 become U+FFFD."""
         return self._decoder.decode(self._token_bytes(token))
-
-    def flush(self) -> str:
-        """U+FFFD for the bytes of a character that never came to its end, else nothing."""
-        return self._decoder.decode(b"", True)
 
 
 class Tokenizer:

@@ -1,0 +1,166 @@
+"""The process of one loaded model: `python -m hearthd.engine --fd N`, started by the daemon.
+
+The main thread owns the model and all requests. One thread takes frames from the socket, so that a
+Cancel is seen while a step runs; another answers Tokenize. The process ends when the socket closes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from contextlib import suppress
+from pathlib import Path
+from queue import SimpleQueue
+
+from hearthd.engine.batch import Batch, failure
+from hearthd.engine.channel import Channel, Closed
+from hearthd.engine.frames import Cancel, Failed, Generate, Load, Loaded, LoadFailure, Tokenize, Tokens
+from hearthd.engine.session import Session, open_session
+from hearthd.engine.tokens import Tokenizer
+from hearthd.store.variant import VARIANT_FILE, VariantInfo, read_variant
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+OOM_SCORE_ADJ = "500"  # of -1000..1000: the kernel takes a runner before the daemon
+USAGE = "usage: python -m hearthd.engine --fd N (started by the daemon)"
+
+Inbox = SimpleQueue[Generate | Cancel]
+Texts = SimpleQueue[Tokenize]
+
+
+def guard_process() -> None:
+    """Ties this process to its parent's life, offers it first to the OOM killer, leaves Ctrl-C to the daemon."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(OOM_SCORE_ADJ)
+
+
+def read_info(directory: Path) -> VariantInfo:
+    """What the variant says of itself. Raises ValueError where it is not whole."""
+    info = read_variant(directory)
+    if info is None:
+        raise ValueError(f"{directory / VARIANT_FILE}: the converted model is incomplete or damaged")
+    return info
+
+
+def open_model(load: Load) -> tuple[VariantInfo, Tokenizer, Session]:
+    """The parts of a model. Raises what reading and ONNX Runtime raise."""
+    directory = Path(load.variant_dir)
+    info = read_info(directory)
+    tokenizer = Tokenizer(directory / info.tokenizer, info)
+    session = open_session(
+        directory, info, num_ctx=load.num_ctx, num_threads=load.num_threads, num_batch=load.num_batch
+    )
+    return info, tokenizer, session
+
+
+def load_failure(error: Exception) -> LoadFailure:
+    """The sentence for a model that does not load."""
+    text = str(error) or type(error).__name__
+    if isinstance(error, MemoryError) or "bad_alloc" in text or "llocate memory" in text:
+        return LoadFailure(f"not enough memory to load the model: {text}")
+    return LoadFailure(text)
+
+
+def loaded(session: Session, load_ns: int) -> Loaded:
+    """The answer to Load."""
+    return Loaded(
+        provider=session.provider,
+        device=session.device,
+        num_ctx=session.num_ctx,
+        size_bytes=session.size_bytes,
+        size_vram_bytes=0,
+        load_ns=load_ns,
+    )
+
+
+def take_frames(channel: Channel, inbox: Inbox, texts: Texts) -> None:
+    """Sorts what the daemon sends; ends the process when the daemon closes the socket."""
+    try:
+        while True:
+            frame = channel.receive()
+            if isinstance(frame, Tokenize):
+                texts.put(frame)
+            elif not isinstance(frame, Load):
+                inbox.put(frame)
+    except Closed:
+        os._exit(0)
+    except Exception:
+        traceback.print_exc()
+        os._exit(1)
+
+
+def answer_texts(channel: Channel, tokenizer: Tokenizer, texts: Texts) -> None:
+    """Answers Tokenize frames, beside a generation that is under way."""
+    with suppress(Closed):
+        while True:
+            channel.send(tokens_of(tokenizer, texts.get()))
+
+
+def tokens_of(tokenizer: Tokenizer, frame: Tokenize) -> Tokens | Failed:
+    """The answer to one Tokenize."""
+    try:
+        return Tokens(frame.id, tokenizer.encode(frame.text))
+    except Exception as error:
+        return failure(frame.id, error)
+
+
+def take(batch: Batch, frame: Generate | Cancel) -> None:
+    """Hands a frame to the batch."""
+    if isinstance(frame, Generate):
+        batch.add(frame)
+    else:
+        batch.cancel(frame.id)
+
+
+def serve(batch: Batch, inbox: Inbox) -> None:
+    """Works until the channel closes: frames first, then a step. Raises Closed."""
+    while True:
+        if batch.idle:
+            take(batch, inbox.get())
+        while not inbox.empty():
+            take(batch, inbox.get_nowait())
+        if not batch.idle:
+            batch.step()
+
+
+def run(channel: Channel) -> int:
+    """The runner's life. Returns the exit status, or raises Closed."""
+    started_ns = time.monotonic_ns()
+    load = channel.receive()
+    if not isinstance(load, Load):
+        raise ValueError(f"the first frame must be Load, not {type(load).__name__}")
+    try:
+        info, tokenizer, session = open_model(load)
+    except Exception as error:
+        channel.send(load_failure(error))
+        return 1
+    channel.send(loaded(session, time.monotonic_ns() - started_ns))
+    inbox, texts = Inbox(), Texts()
+    threading.Thread(target=take_frames, args=(channel, inbox, texts), name="frames", daemon=True).start()
+    threading.Thread(target=answer_texts, args=(channel, tokenizer, texts), name="texts", daemon=True).start()
+    serve(Batch(session, tokenizer, info, channel.send), inbox)
+    return 0
+
+
+def main(arguments: list[str]) -> int:
+    """Serves the socket that `--fd` names; returns the exit status."""
+    if len(arguments) != 2 or arguments[0] != "--fd" or not arguments[1].isdigit():
+        sys.stderr.write(USAGE + "\n")
+        return 2
+    guard_process()
+    with suppress(Closed):
+        return run(Channel(socket.socket(fileno=int(arguments[1]))))
+    return 0
+
+
+if __name__ == "__main__":
+    status = main(sys.argv[1:])
+    sys.stderr.flush()
+    os._exit(status)  # at once: nothing here needs finalizers, and ONNX Runtime's take time

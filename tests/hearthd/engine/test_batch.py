@@ -1,0 +1,309 @@
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tokenizers import AddedToken, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer as TokenizerFile
+
+from hearthd.engine.batch import Batch
+from hearthd.engine.frames import Done, Failed, Frame, Generate, Piece, SamplingParams
+from hearthd.engine.sampler import Floats
+from hearthd.engine.tokens import Tokenizer
+from hearthd.store.variant import VariantInfo
+
+GREEDY = SamplingParams(temperature=0.0)
+NUM_BYTES = 256
+END = 256  # the id of </s>
+CHUNK = 4
+
+
+class Echo:
+    """A device that continues a text with the given script, and checks that its KV cache is used rightly."""
+
+    def __init__(self, tokenizer_path: Path, script: str, num_ctx: int = 64) -> None:
+        self.tokenizer = Tokenizer(tokenizer_path, info())
+        self.script = self.tokenizer.encode_plain(script)
+        self.num_ctx = num_ctx
+        self.kv: list[int] = []
+        self.evaluated: list[tuple[int, int]] = []  # (tokens, past) of each call
+        self.logits: Floats = np.zeros(NUM_BYTES + 1, np.float32)
+        self.fails = False
+        self._num_decoded = 0
+
+    def _aim(self) -> None:
+        self.logits = np.zeros(NUM_BYTES + 1, np.float32)
+        done = self._num_decoded >= len(self.script)
+        self.logits[END if done else self.script[self._num_decoded]] = np.nan if self.fails else 1.0
+        self._num_decoded += 1
+
+    def prefill(self, tokens: Sequence[int], past: int) -> Generator[int]:
+        assert tokens and past <= len(self.kv)
+        assert past + len(tokens) <= self.num_ctx
+        self.evaluated.append((len(tokens), past))
+        for start in range(0, len(tokens), CHUNK):
+            chunk = list(tokens[start : start + CHUNK])
+            self.kv[past + start :] = chunk
+            yield start + len(chunk)
+        self._num_decoded = 0
+        self._aim()
+
+    def decode(self, token: int, past: int) -> None:
+        assert past == len(self.kv) < self.num_ctx
+        self.kv.append(token)
+        self._aim()
+
+
+def info(**fields: Any) -> VariantInfo:
+    return VariantInfo(
+        name="cpu-int4",
+        exporter="0",
+        source="sha256:" + "0" * 64,
+        architecture="llama",
+        files={},
+        holders={},
+        context_length=64,
+        vocab_size=NUM_BYTES + 1,
+        hidden_size=8,
+        num_layers=1,
+        num_heads=1,
+        num_kv_heads=1,
+        head_dim=8,
+        rope_inv_freq=[],
+        eos_ids=[END],
+        **fields,
+    )
+
+
+@pytest.fixture
+def tokenizer_path(tmp_path: Path) -> Path:
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    file = TokenizerFile(models.BPE(vocab={character: n for n, character in enumerate(alphabet)}, merges=[]))
+    file.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    file.decoder = decoders.ByteLevel()
+    file.add_special_tokens([AddedToken("</s>", special=True)])
+    path = tmp_path / "tokenizer.json"
+    file.save(str(path))
+    return path
+
+
+class Rig:
+    """A batch over a device, and the frames that it sent."""
+
+    def __init__(self, device: Echo, **fields: Any) -> None:
+        self.device = device
+        self.sent: list[Frame] = []
+        self.batch = Batch(device, device.tokenizer, info(**fields), self.sent.append)
+
+    def run(self, *requests: Generate) -> None:
+        for request in requests:
+            self.batch.add(request)
+        while not self.batch.idle:
+            self.batch.step()
+
+    def text(self, request_id: int) -> str:
+        return "".join(frame.text for frame in self.sent if isinstance(frame, Piece) and frame.id == request_id)
+
+    def done(self, request_id: int) -> Done:
+        [frame] = [frame for frame in self.sent if isinstance(frame, Done) and frame.id == request_id]
+        return frame
+
+    def failed(self, request_id: int) -> Failed:
+        [frame] = [frame for frame in self.sent if isinstance(frame, Failed) and frame.id == request_id]
+        return frame
+
+
+def test_text_up_to_the_end_token_with_its_counts(tokenizer_path: Path) -> None:
+    rig = Rig(Echo(tokenizer_path, "world"))
+    rig.run(Generate(1, "hello ", sampling=GREEDY, want_context=True))
+    done = rig.done(1)
+    assert rig.text(1) == "world"
+    assert (done.reason, done.prompt_count, done.cached_count, done.eval_count) == ("stop", 6, 0, 6)
+    assert rig.device.tokenizer.text_of(done.context) == "hello world"
+
+
+def test_the_context_precedes_the_prompt(tokenizer_path: Path) -> None:
+    rig = Rig(Echo(tokenizer_path, "."))
+    context = rig.device.tokenizer.encode("first, ")
+    rig.run(Generate(1, "second", context=context, sampling=GREEDY, want_context=True))
+    assert rig.device.tokenizer.text_of(rig.done(1).context) == "first, second."
+
+
+def test_an_unknown_context_id_fails_as_bad_request(tokenizer_path: Path) -> None:
+    rig = Rig(Echo(tokenizer_path, ""))
+    rig.run(Generate(1, "a", context=[99_999]))
+    assert rig.failed(1).status == 400
+    assert "99999" in rig.failed(1).message
+
+
+def test_requests_are_served_in_the_order_they_came(tokenizer_path: Path) -> None:
+    rig = Rig(Echo(tokenizer_path, "ab"))
+    rig.run(*(Generate(n, "x", sampling=GREEDY) for n in (3, 1, 2)))
+    assert [frame.id for frame in rig.sent if isinstance(frame, Done)] == [3, 1, 2]
+
+
+def test_only_what_differs_from_the_last_sequence_is_evaluated(tokenizer_path: Path) -> None:
+    rig = Rig(Echo(tokenizer_path, "abc"))
+    rig.run(Generate(1, "hello", sampling=GREEDY), Generate(2, "helloab and more", sampling=GREEDY))
+    assert rig.device.evaluated == [(5, 0), (9, 7)]
+    assert rig.done(2).cached_count == 7
+    assert rig.done(2).prompt_count == 16
+
+
+def test_of_an_equal_prompt_the_last_token_is_evaluated_again(tokenizer_path: Path) -> None:
+    rig = Rig(Echo(tokenizer_path, "abc"))
+    rig.run(Generate(1, "hello", sampling=GREEDY), Generate(2, "hello", sampling=GREEDY))
+    assert rig.device.evaluated == [(5, 0), (1, 4)]
+    assert rig.text(1) == rig.text(2) == "abc"
+
+
+def test_a_stop_string_ends_the_text_before_it_and_the_context_too(tokenizer_path: Path) -> None:
+    rig = Rig(Echo(tokenizer_path, "one END two"))
+    rig.run(Generate(1, "x", stop=["END"], sampling=GREEDY, want_context=True))
+    assert rig.text(1) == "one "
+    assert rig.done(1).reason == "stop"
+    assert rig.device.tokenizer.text_of(rig.done(1).context) == "xone "
+
+
+def test_text_held_for_a_stop_is_shown_at_the_end(tokenizer_path: Path) -> None:
+    rig = Rig(Echo(tokenizer_path, "one EN"))
+    rig.run(Generate(1, "x", stop=["END"], sampling=GREEDY))
+    assert rig.text(1) == "one EN"
+
+
+@pytest.mark.parametrize(
+    ("num_predict", "want"), [(1, "a"), (3, "abc"), (10**9, "abcdef"), (0, "abcdef"), (-2, "abcdef")]
+)
+def test_num_predict_bounds_the_new_tokens(tokenizer_path: Path, num_predict: int, want: str) -> None:
+    rig = Rig(Echo(tokenizer_path, "abcdef"))
+    rig.run(Generate(1, "x", num_predict=num_predict, sampling=GREEDY))
+    assert rig.text(1) == want
+    assert rig.done(1).reason == ("length" if num_predict in (1, 3) else "stop")
+
+
+def test_a_full_window_ends_with_length(tokenizer_path: Path) -> None:
+    rig = Rig(Echo(tokenizer_path, "abcdefghijkl" * 10, num_ctx=16))
+    rig.run(Generate(1, "0123456789", sampling=GREEDY))
+    assert rig.done(1).reason == "length"
+    assert len(rig.text(1)) == 7  # six that the cache still holds and one that is only shown
+
+
+def test_a_model_that_repeats_itself_is_ended_with_length(tokenizer_path: Path) -> None:
+    rig = Rig(Echo(tokenizer_path, "z" * 200, num_ctx=256))
+    rig.run(Generate(1, "x", sampling=GREEDY))
+    assert rig.done(1).reason == "length"
+    assert rig.text(1) == "z" * 31
+
+
+@pytest.mark.parametrize(
+    ("num_keep", "want"),
+    [
+        (0, "wxyz{|}~"),  # 16 - max(16 // 2, 1) = 8 of the end
+        (4, '!"#$yz{|}~'),  # 16 - 12 // 2 = 10, four of them kept
+        (-1, "!\"#$%&'()*+,-./"),  # the front, as far as it fits
+        (99, "!\"#$%&'()*+,-./"),
+    ],
+)
+def test_a_prompt_beyond_the_window_keeps_its_front_and_its_end(tokenizer_path: Path, num_keep: int, want: str) -> None:
+    rig = Rig(Echo(tokenizer_path, "", num_ctx=16))
+    prompt = "".join(map(chr, range(0x21, 0x7F)))
+    rig.run(Generate(1, prompt, num_keep=num_keep, sampling=GREEDY, want_context=True))
+    assert rig.device.tokenizer.text_of(rig.done(1).context) == want
+
+
+def test_the_bos_token_is_kept_beside_num_keep(tokenizer_path: Path) -> None:
+    device = Echo(tokenizer_path, "", num_ctx=16)
+    facts = {"bos_id": 5, "add_bos": True}
+    device.tokenizer = Tokenizer(tokenizer_path, info(**facts))
+    rig = Rig(device, **facts)
+    rig.run(Generate(1, "a" * 40, num_keep=1, sampling=GREEDY, want_context=True))
+    assert rig.done(1).prompt_count == 16 - 14 // 2
+    assert rig.done(1).context[0] == 5
+
+
+@pytest.mark.parametrize(("length", "fits"), [(15, True), (16, False)])
+def test_without_truncate_a_prompt_beyond_the_window_fails_as_bad_request(
+    tokenizer_path: Path, length: int, fits: bool
+) -> None:
+    rig = Rig(Echo(tokenizer_path, "", num_ctx=16))
+    rig.run(Generate(1, "a" * length, truncate=False, sampling=GREEDY))
+    if fits:
+        assert rig.done(1).prompt_count == length
+    else:
+        assert rig.failed(1).status == 400
+        assert rig.failed(1).message.startswith("the prompt is longer than the context length")
+
+
+def test_an_empty_prompt_fails_as_bad_request(tokenizer_path: Path) -> None:
+    rig = Rig(Echo(tokenizer_path, ""))
+    rig.run(Generate(1, ""))
+    assert rig.failed(1).status == 400
+
+
+def test_non_finite_logits_fail_one_request_and_the_next_is_served_from_an_empty_cache(tokenizer_path: Path) -> None:
+    device = Echo(tokenizer_path, "ok")
+    rig = Rig(device)
+    device.fails = True
+    rig.run(Generate(1, "hello", sampling=GREEDY))
+    assert "not finite" in rig.failed(1).message
+    device.fails = False
+    rig.run(Generate(2, "hello", sampling=GREEDY))
+    assert rig.text(2) == "ok"
+    assert rig.done(2).cached_count == 0
+
+
+def test_cancel_ends_the_running_request_within_a_step(tokenizer_path: Path) -> None:
+    rig = Rig(Echo(tokenizer_path, "abcdef"))
+    rig.batch.add(Generate(1, "x", sampling=GREEDY))
+    while not rig.text(1):
+        rig.batch.step()
+    rig.batch.cancel(1)
+    assert rig.batch.idle
+    assert (rig.text(1), rig.done(1).reason) == ("a", "cancel")
+
+
+def test_cancel_between_two_chunks_of_a_prompt_keeps_what_is_evaluated(tokenizer_path: Path) -> None:
+    rig = Rig(Echo(tokenizer_path, "ok"))
+    rig.batch.add(Generate(1, "0123456789", sampling=GREEDY))
+    rig.batch.step()  # admitted
+    rig.batch.step()  # one chunk
+    rig.batch.cancel(1)
+    rig.run(Generate(2, "0123456789", sampling=GREEDY))
+    assert rig.done(1).reason == "cancel"
+    assert rig.done(2).cached_count == CHUNK
+    assert rig.text(2) == "ok"
+
+
+def test_cancel_of_a_waiting_request_answers_at_once_and_spares_the_others(tokenizer_path: Path) -> None:
+    rig = Rig(Echo(tokenizer_path, "ok"))
+    rig.batch.add(Generate(1, "x", sampling=GREEDY))
+    rig.batch.add(Generate(2, "y", sampling=GREEDY))
+    rig.batch.step()
+    rig.batch.cancel(2)
+    assert rig.done(2).reason == "cancel"
+    assert rig.done(2).eval_ns == 0
+    rig.run()
+    assert rig.text(1) == "ok"
+
+
+def test_cancel_of_an_unknown_request_changes_nothing(tokenizer_path: Path) -> None:
+    rig = Rig(Echo(tokenizer_path, "ok"))
+    rig.batch.cancel(77)
+    rig.run(Generate(1, "x", sampling=GREEDY))
+    rig.batch.cancel(1)
+    assert [type(frame) for frame in rig.sent].count(Done) == 1
+
+
+def test_a_character_of_several_tokens_comes_as_one_piece(tokenizer_path: Path) -> None:
+    rig = Rig(Echo(tokenizer_path, "\U0001f44d"))
+    rig.run(Generate(1, "x", sampling=GREEDY))
+    assert [frame.text for frame in rig.sent if isinstance(frame, Piece)] == ["\U0001f44d"]
+
+
+def test_a_character_that_stays_unfinished_is_not_shown(tokenizer_path: Path) -> None:
+    rig = Rig(Echo(tokenizer_path, "a\U0001f44d"))
+    rig.run(Generate(1, "x", num_predict=3, sampling=GREEDY))
+    assert rig.text(1) == "a"
