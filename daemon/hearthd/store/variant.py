@@ -18,6 +18,26 @@ SCHEMA = 1
 VARIANT_FILE = "variant.json"
 SOURCE_FILE = "source.json"
 
+# The graph's values. B sequences, S new tokens a sequence, R wanted rows of the flattened (B * S), L positions in
+# the KV buffer, D head_dim, V vocabulary. Past and present are bound to the same buffer.
+INPUT_IDS = "input_ids"  # (B, S) int64
+SEQLENS_K = "seqlens_k"  # (B,) int32: past + S - 1
+TOTAL_LENGTH = "total_sequence_length"  # (1,) int32: past + S
+ROWS = "rows"  # (R,) int64
+COS, SIN = "cos", "sin"  # (num_ctx, D / 2) float32
+LOGITS = "logits"  # (R, V) float32
+
+
+def past_name(layer: int, kind: str) -> str:
+    """The input of a decoder layer's past keys or values, (B, num_kv_heads, L, D); `kind` is "key" or "value"."""
+    return f"past.{layer}.{kind}"
+
+
+def present_name(layer: int, kind: str) -> str:
+    """The output of a decoder layer's keys or values, shaped and bound as the past."""
+    return f"present.{layer}.{kind}"
+
+
 
 class VariantInfo(msgspec.Struct, frozen=True, kw_only=True):
     """variant.json: all that a runner must know before it opens the graph."""
@@ -74,7 +94,9 @@ class SourceInfo(msgspec.Struct, frozen=True, kw_only=True):
     parameter_count: int
     context_length: int = 0
     embedding_length: int = 0
-    chat_template: str | None = None
+    chat_template: str | None = None  # Jinja
+    bos_token: str = ""  # texts for the chat template; "" where the checkpoint names none
+    eos_token: str = ""
     metadata: dict[str, Any]
     tensors: list[SourceTensor]
 

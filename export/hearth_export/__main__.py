@@ -1,0 +1,69 @@
+"""hearth-export: converts checkpoints to quantized ONNX, in a process of its own.
+
+    hearth-export convert SOURCE --digest sha256:HEX --out DIRECTORY [--goal bytes|fidelity|prefill]
+    hearth-export inspect SOURCE [--verbose]
+
+`convert` prints a JSON object a line: {"stage", "done", "total"} (bytes), then {"result": {"variant"}} or {"error"}.
+`inspect` prints what the checkpoint says of itself, or {"error"}. The exit status is 0, or 1 after an error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import msgspec
+
+from hearth_export.errors import ExportError
+from hearth_export.precision import Goal
+from hearth_export.progress import Reporter, say
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command; the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        return _convert(options) if options.command == "convert" else _inspect(options)
+    except ExportError as error:
+        say({"error": str(error)})
+    except MemoryError:
+        say({"error": f"{options.source}: not enough memory to convert this model"})
+    except OSError as error:
+        say({"error": f"{error.filename or options.source}: {error.strerror}"})
+    return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="hearth-export", description="Converts checkpoints to quantized ONNX.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    convert = commands.add_parser("convert", help="make a variant of a GGUF file")
+    convert.add_argument("source", type=Path)
+    convert.add_argument("--digest", required=True, help="sha256:HEX of the source, recorded in the variant")
+    convert.add_argument("--out", type=Path, required=True, help="directory that the variant's directory is made in")
+    convert.add_argument("--goal", type=Goal, choices=list(Goal), default=Goal.BYTES)
+    inspect = commands.add_parser("inspect", help="print what a checkpoint says of itself")
+    inspect.add_argument("source", type=Path)
+    inspect.add_argument("--verbose", action="store_true", help="print long arrays too")
+    return parser
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from hearth_export.pipeline import convert
+
+    name = convert(options.source, options.digest, options.out, options.goal, Reporter())
+    say({"result": {"variant": name}})
+    return 0
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from hearth_export.readers.gguf import open_gguf
+    from hearth_export.source import describe
+
+    with open_gguf(options.source) as gguf:
+        sys.stdout.write(msgspec.json.encode(describe(gguf, options.verbose)).decode() + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""A held matrix in the graph: the nodes that multiply by it."""
+
+from __future__ import annotations
+
+from hearth_export.graph import MICROSOFT, Graph
+from hearth_export.precision import Holder, Layout
+from hearth_export.quantize import Matrix
+
+ACCURACY_INT8 = 4  # MatMulNBits quantizes activations to int8; its float path is many times slower at one row
+
+
+def multiply(graph: Graph, name: str, x: str, matrix: Matrix, bias: str = "") -> str:
+    """x @ W.T (+ bias) as the value `name`; x is (.., K), the result (.., N)."""
+    product = _codes(graph, f"{name}.codes_only" if matrix.offsets else name, name, x, matrix, bias)
+    if matrix.offsets is None:
+        return product
+    shape = [matrix.layout.num_offsets, matrix.num_outputs]
+    offsets = graph.external(f"{name}.offsets", "float32", shape, matrix.offsets)
+    term = graph.node("MatMul", f"{name}.offset_term", [_means(graph, x, matrix.layout.block), offsets])
+    return graph.node("Add", name, [product, term])
+
+
+def _codes(graph: Graph, output: str, name: str, x: str, matrix: Matrix, bias: str) -> str:
+    layout, rows = matrix.layout, matrix.num_outputs
+    blob_bytes = layout.code_bytes // layout.num_blocks
+    inputs = [
+        _widened(graph, x, layout),
+        graph.external(f"{name}.codes", "uint8", [rows, layout.num_blocks, blob_bytes], matrix.codes),
+        graph.external(f"{name}.scales", "float32", [rows * layout.num_blocks], matrix.scales),
+    ]
+    if matrix.zero_points:
+        shape = [rows * layout.zero_point_bytes]
+        inputs.append(graph.external(f"{name}.zero_points", "uint8", shape, matrix.zero_points))
+    if bias:
+        inputs += [""] * (5 - len(inputs)) + [bias]
+    return graph.node(
+        "MatMulNBits",
+        output,
+        inputs,
+        domain=MICROSOFT,
+        K=layout.num_columns,
+        N=rows,
+        bits=layout.bits,
+        block_size=layout.block,
+        accuracy_level=ACCURACY_INT8,
+    )
+
+
+def _widened(graph: Graph, x: str, layout: Layout) -> str:
+    """x with its block means behind it, where the layout has columns for them."""
+    if layout.holder is not Holder.AUGAP:
+        return x
+    name = f"{x}.with_means.{layout.block}"
+    if name in graph.values:
+        return name
+    return graph.node("Concat", name, [x, _means(graph, x, layout.block)], axis=-1)
+
+
+def _means(graph: Graph, x: str, block: int) -> str:
+    """The mean of each block of x: (.., K / block)."""
+    name = f"{x}.means.{block}"
+    if name in graph.values:
+        return name
+    return graph.node("AveragePool", name, [x], kernel_shape=[block], strides=[block])

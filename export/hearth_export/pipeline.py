@@ -1,0 +1,117 @@
+"""A conversion from end to end: read, plan, write, verify, publish."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from hearth_export import verify
+from hearth_export.decoder import Decoder
+from hearth_export.graph import Graph
+from hearth_export.precision import Goal
+from hearth_export.progress import Progress
+from hearth_export.readers.gguf import GGUF, open_gguf
+from hearth_export.source import describe, parameter_count
+from hearth_export.spec import ModelSpec, read_spec
+from hearth_export.tokenizer import TokenizerFiles, build
+from hearth_export.writer import DataFile, publish, require_space, staged, sync_directory, write_file
+from hearthd import __version__
+from hearthd.store.variant import SOURCE_FILE, VARIANT_FILE, VariantInfo
+
+GRAPH_FILE = "model.onnx"
+DATA_FILE = "model.onnx.data"
+TOKENIZER_FILE = "tokenizer.json"
+EXTRA_BYTES = 32 << 20  # graph, tokenizer and slack
+
+
+def convert(source: Path, digest: str, root: Path, goal: Goal, report: Progress) -> str:
+    """Converts the GGUF file `source` into a new variant under `root`; the variant directory's name.
+
+    Nothing under `root` changes before the variant is whole and verified. Raises ExportError.
+    """
+    with open_gguf(source) as gguf:
+        report("reading", 0, 0)
+        spec = read_spec(gguf)
+        decoder = Decoder(spec, gguf, goal, Graph(DATA_FILE))
+        decoder.build()
+        tokenizer = build(gguf)
+        root.mkdir(parents=True, exist_ok=True)
+        require_space(root, decoder.graph.data_bytes + EXTRA_BYTES)
+        with staged(root) as stage:
+            _write_weights(stage, decoder, gguf, report)
+            _write_graph(stage, decoder)
+            write_file(stage / TOKENIZER_FILE, tokenizer.json.encode())
+            _verify(stage, decoder, gguf, report)
+            info = _variant_info(stage, digest, spec, decoder, tokenizer, parameter_count(gguf))
+            write_file(stage / VARIANT_FILE, msgspec.json.encode(info))
+            _write_source(root, gguf)
+            publish(stage, root / info.name)
+    return info.name
+
+
+def _write_weights(stage: Path, decoder: Decoder, gguf: GGUF, report: Progress) -> None:
+    total, done = decoder.graph.data_bytes, 0
+    report("quantizing", 0, total)
+    with DataFile(stage / DATA_FILE, total) as file:
+        for matrix in decoder.matrices:
+            for num_bytes in matrix.stream(gguf, file):
+                done += num_bytes
+                report("quantizing", done, total)
+        for vector in decoder.vectors:
+            file.write(vector.region.offset, vector.read(gguf))
+    report("quantizing", total, total)
+
+
+def _write_graph(stage: Path, decoder: Decoder) -> None:
+    write_file(stage / GRAPH_FILE, decoder.graph.model(f"hearth {__version__}").SerializeToString())
+
+
+def _verify(stage: Path, decoder: Decoder, gguf: GGUF, report: Progress) -> None:
+    total, done = sum(matrix.num_bytes for matrix in decoder.matrices), 0
+    report("verifying", 0, total)
+    verify.check_structure(stage / GRAPH_FILE, decoder.graph.data_bytes)
+    verify.check_embedding(stage, DATA_FILE, decoder.matrices[0], gguf)
+    for num_bytes in verify.check_matrices(stage, DATA_FILE, decoder.matrices, gguf):
+        done += num_bytes
+        report("verifying", done, total)
+
+
+def _write_source(root: Path, gguf: GGUF) -> None:
+    """source.json, which stays when variants go."""
+    target = root / SOURCE_FILE
+    if not target.exists():
+        partial = root / f".tmp-{SOURCE_FILE}"
+        partial.unlink(missing_ok=True)
+        write_file(partial, msgspec.json.encode(describe(gguf)))
+        partial.rename(target)
+        sync_directory(root)
+
+
+def _variant_info(
+    stage: Path, digest: str, spec: ModelSpec, decoder: Decoder, tokenizer: TokenizerFiles, num_parameters: int
+) -> VariantInfo:
+    widths = {matrix.layout.bits for matrix in decoder.matrices[1:]}
+    return VariantInfo(
+        name=f"cpu-int{min(widths, default=8)}",
+        exporter=__version__,
+        source=digest,
+        architecture=spec.architecture,
+        files={file.name: file.stat().st_size for file in sorted(stage.iterdir())},
+        holders=dict(sorted(decoder.holders.items())),
+        context_length=spec.context_length,
+        vocab_size=spec.vocab_size,
+        hidden_size=spec.hidden_size,
+        num_layers=spec.num_layers,
+        num_heads=spec.num_heads,
+        num_kv_heads=spec.num_kv_heads,
+        head_dim=spec.head_dim,
+        rope_inv_freq=list(spec.rope.inv_freq),
+        rope_attention_scale=spec.rope.attention_scale,
+        bos_id=tokenizer.bos_id,
+        eos_ids=tokenizer.eos_ids,
+        add_bos=tokenizer.add_bos,
+        add_eos=tokenizer.add_eos,
+        parameter_count=num_parameters,
+        weight_bytes=decoder.graph.data_bytes,
+    )

@@ -1,0 +1,231 @@
+"""How a matrix is held in the graph: which codes, scales and zero points stand for its weights.
+
+ONNX Runtime's MatMulNBits computes x @ W.T from integer codes with one float scale a block and, at most, an integer
+zero point. A block type without an offset fits that exactly. A type with one (W = (q - centre) scale + offset) is held
+in one of the ways of `Holder`; which one, `AFFINE_HOLDERS` says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hearth_export.ggml import Blocks, Bytes, Floats
+
+
+class Holder(StrEnum):
+    """What stands for a matrix."""
+
+    EXACT = "exact"  # symmetric codes, nothing else
+    AUGAP = "augap"  # integer zero points; extra columns times the block means of x hold the rest of each offset
+    OFFSET = "off"  # symmetric codes, plus block sums of x times a float matrix of offsets
+    INT8 = "q8s"  # symmetric 8 bit, each block's codes stretched so that its offset lands on the grid
+
+
+class Goal(StrEnum):
+    """What a conversion optimises for where a type can be held in more than one way."""
+
+    BYTES = "bytes"
+    FIDELITY = "fidelity"
+    PREFILL = "prefill"
+
+
+AFFINE_HOLDERS = {Goal.BYTES: Holder.AUGAP, Goal.FIDELITY: Holder.OFFSET, Goal.PREFILL: Holder.INT8}
+
+
+def choose(affine: bool, goal: Goal) -> Holder:
+    """The holder of a matrix with (`affine`) or without offsets."""
+    return AFFINE_HOLDERS[goal] if affine else Holder.EXACT
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The bytes of one row of a held matrix, known before any weight is read."""
+
+    holder: Holder
+    bits: int  # of a stored code: 4 or 8
+    block: int
+    num_inputs: int  # K of the matrix itself
+
+    @property
+    def num_offsets(self) -> int:
+        """Blocks of a row of the matrix itself, so offsets of a row where it has any."""
+        return self.num_inputs // self.block
+
+    @property
+    def num_columns(self) -> int:
+        """K as MatMulNBits sees it."""
+        return self.num_inputs + (self.num_offsets if self.holder is Holder.AUGAP else 0)
+
+    @property
+    def num_blocks(self) -> int:
+        return -(-self.num_columns // self.block)
+
+    @property
+    def code_bytes(self) -> int:
+        return self.num_blocks * self.block * self.bits // 8
+
+    @property
+    def scale_bytes(self) -> int:
+        return self.num_blocks * 4
+
+    @property
+    def zero_point_bytes(self) -> int:
+        return -(-self.num_blocks * self.bits // 8) if self.holder is Holder.AUGAP else 0
+
+    @property
+    def offset_bytes(self) -> int:
+        return self.num_offsets * 4 if self.holder is Holder.OFFSET else 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PackedRows:
+    """Rows as they go into the data file."""
+
+    codes: Bytes  # (rows, code_bytes)
+    scales: Floats  # (rows, num_blocks)
+    zero_points: Bytes | None = None  # (rows, zero_point_bytes)
+    offsets: Floats | None = None  # (rows, num_offsets)
+
+
+def layout_of(holder: Holder, bits: int, block: int, num_inputs: int) -> Layout:
+    """The layout of a matrix whose type unpacks to `bits` wide codes in blocks of `block`."""
+    return Layout(holder, 8 if holder is Holder.INT8 else bits, block, num_inputs)
+
+
+def pack(blocks: Blocks, layout: Layout) -> PackedRows:
+    """The rows of `blocks`, held as `layout` says."""
+    return _PACKERS[layout.holder](_widened(blocks, layout), layout)
+
+
+def stretch(blocks: Blocks) -> Blocks:
+    """The same weights on a symmetric 8 bit grid without offsets.
+
+    Each block's codes are multiplied by the integer t in 1..14 for which the offset falls nearest to a multiple of
+    scale / t, among those that fit 8 bit. Without an offset the codes only move to the 8 bit centre, which is exact.
+    """
+    q = _grouped(blocks).astype(np.int16) - np.int16(blocks.centre)
+    if blocks.offset is None:
+        return _symmetric8(q, blocks.scale, blocks.block)
+    reach = np.abs(q).max(-1)  # (rows, blocks)
+    unit = np.where(blocks.scale == 0, np.float32(1), blocks.scale)
+    factor, shift, error = np.ones_like(unit), np.rint(blocks.offset / unit), np.full_like(unit, np.inf)
+    for t in range(1, 15):
+        moved = np.rint(blocks.offset * t / unit)
+        fits = np.abs(moved) + reach * t <= 127
+        missed = np.where(fits, np.abs(moved * unit / t - blocks.offset), np.inf)
+        better = missed < error
+        factor, shift = np.where(better, np.float32(t), factor), np.where(better, moved, shift)
+        error = np.minimum(error, missed)
+    codes = (q * factor[..., None] + shift[..., None]).astype(np.float32)
+    scale = (unit / factor).astype(np.float32)
+    out_of_range = ~np.isfinite(error)
+    if out_of_range.any():
+        _round_to_nearest(blocks, out_of_range, codes, scale)
+    return _symmetric8(codes, scale, blocks.block)
+
+
+def offset_misfit(blocks: Blocks) -> float:
+    """How badly integer zero points suit these offsets: the largest remainder over the typical scale.
+
+    At most 0.5 where every block's zero lies in its own range; far above for blocks that lie wholly on one side.
+    """
+    if blocks.offset is None:
+        return 0.0
+    _, rest = _zero_points(blocks)
+    typical = float(np.median(np.abs(blocks.scale)))
+    return float(np.abs(rest).max()) / typical if typical else 0.0
+
+
+def _round_to_nearest(blocks: Blocks, where: NDArray[np.bool_], codes: Floats, scale: Floats) -> None:
+    """Blocks that no stretch fits (one-sided ones) are requantized; codes (r, b, block) and scale change in place."""
+    assert blocks.offset is not None
+    w = (_grouped(blocks)[where].astype(np.float32) - blocks.centre) * blocks.scale[where][:, None]
+    w += blocks.offset[where][:, None]
+    largest = np.abs(w).max(-1)
+    unit = np.where(largest == 0, np.float32(1), largest / 127)
+    codes[where] = np.rint(w / unit[:, None])
+    scale[where] = unit
+
+
+def _symmetric8(codes: NDArray[np.floating] | NDArray[np.int16], scale: Floats, block: int) -> Blocks:
+    q = np.clip(codes + 128, 0, 255).astype(np.uint8)
+    return Blocks(q.reshape(q.shape[0], -1), 128, scale, None, 8, block)
+
+
+def _grouped(blocks: Blocks) -> Bytes:
+    rows = blocks.q.shape[0]
+    return blocks.q.reshape(rows, -1, blocks.block)
+
+
+def _widened(blocks: Blocks, layout: Layout) -> Blocks:
+    """4 bit codes moved to the 8 bit centre where the layout stores 8 bit; exact."""
+    if blocks.bits == layout.bits or layout.holder is Holder.INT8:
+        return blocks
+    q = blocks.q + np.uint8((1 << (layout.bits - 1)) - blocks.centre)
+    return Blocks(q, 1 << (layout.bits - 1), blocks.scale, blocks.offset, layout.bits, blocks.block)
+
+
+def _codes(q: Bytes, bits: int) -> Bytes:
+    """Codes (rows, K) as stored: two to a byte, the earlier in the low half, where they have 4 bit."""
+    return q if bits == 8 else (q[:, 0::2] | (q[:, 1::2] << 4)).astype(np.uint8, copy=False)
+
+
+def _pack_exact(blocks: Blocks, layout: Layout) -> PackedRows:
+    assert blocks.offset is None
+    return PackedRows(_codes(blocks.q, layout.bits), blocks.scale)
+
+
+def _pack_int8(blocks: Blocks, layout: Layout) -> PackedRows:
+    return _pack_exact(stretch(blocks), layout)
+
+
+def _pack_offset(blocks: Blocks, layout: Layout) -> PackedRows:
+    offsets = np.zeros_like(blocks.scale) if blocks.offset is None else blocks.offset
+    return PackedRows(_codes(blocks.q, layout.bits), blocks.scale, offsets=offsets)
+
+
+def _zero_points(blocks: Blocks) -> tuple[Floats, Floats]:
+    """Integer zero points (rows, blocks) as float32 and what they leave of the offsets."""
+    offset = np.zeros_like(blocks.scale) if blocks.offset is None else blocks.offset
+    unit = np.where(blocks.scale == 0, np.float32(1), blocks.scale)
+    points = np.clip(np.rint(blocks.centre - offset / unit), 0, (1 << blocks.bits) - 1)
+    return points, offset + (points - np.float32(blocks.centre)) * blocks.scale
+
+
+def _pack_augap(blocks: Blocks, layout: Layout) -> PackedRows:
+    """Columns K.. hold block * remainder: times the mean of x over the block, that is remainder times its sum."""
+    points, rest = _zero_points(blocks)
+    rest *= layout.block
+    rest = np.pad(rest, ((0, 0), (0, -layout.num_offsets % layout.block)))
+    codes, scales = _symmetric_codes(rest, layout.bits, layout.block)
+    middle = np.full(scales.shape, blocks.centre, np.uint8)
+    q = np.concatenate([blocks.q, codes], axis=1)
+    zero_points = np.concatenate([points.astype(np.uint8), middle], axis=1)
+    if layout.bits == 4 and zero_points.shape[1] % 2:
+        zero_points = np.pad(zero_points, ((0, 0), (0, 1)))
+    return PackedRows(
+        _codes(q, layout.bits), np.concatenate([blocks.scale, scales], axis=1), _codes(zero_points, layout.bits)
+    )
+
+
+def _symmetric_codes(w: Floats, bits: int, block: int) -> tuple[Bytes, Floats]:
+    """Round-to-nearest codes (rows, K) of `w`, the entry of largest magnitude a block taking the lowest code."""
+    grouped = w.reshape(w.shape[0], -1, block)
+    at = np.abs(grouped).argmax(-1)[..., None]
+    scales = np.take_along_axis(grouped, at, -1)[..., 0] / np.float32(-(1 << (bits - 1)))
+    unit = np.where(scales == 0, np.float32(1), scales)
+    centre = 1 << (bits - 1)
+    codes = np.clip(np.rint(grouped / unit[..., None]) + centre, 0, 2 * centre - 1)
+    return codes.astype(np.uint8).reshape(w.shape), scales.astype(np.float32)
+
+
+_PACKERS = {
+    Holder.EXACT: _pack_exact,
+    Holder.AUGAP: _pack_augap,
+    Holder.OFFSET: _pack_offset,
+    Holder.INT8: _pack_int8,
+}

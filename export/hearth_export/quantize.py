@@ -1,0 +1,153 @@
+"""Matrices on their way from a checkpoint into the data file: planned whole, then streamed by rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from hearth_export.errors import BadCheckpoint
+from hearth_export.ggml import BLOCK_TYPES, Blocks, Bytes, Floats, float_rows, quantize_rows
+from hearth_export.graph import Graph, Region
+from hearth_export.precision import Goal, Holder, Layout, choose, layout_of, offset_misfit, pack
+from hearth_export.readers.gguf import TensorInfo
+from hearth_export.spec import Tensors
+from hearth_export.writer import DataFile
+
+CHUNK_ELEMENTS = 1 << 19  # weights unpacked at once: some 10 MiB of arrays
+SAMPLE_ROWS = 64
+MAX_MISFIT = 8.0  # beyond this the remainders' own 4 bit grid would be coarser than an offset matrix deserves
+FLOAT_TYPES = ("F32", "F16", "BF16")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A tensor that gives some of a matrix's rows. With `head_dim` its rows alternate between the halves of a head."""
+
+    tensor: str
+    num_rows: int
+    head_dim: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """A held matrix: its parts' rows one after the other, and where its bytes lie."""
+
+    name: str
+    parts: tuple[Part, ...]
+    layout: Layout
+    num_outputs: int
+    codes: Region
+    scales: Region
+    zero_points: Region | None
+    offsets: Region | None  # (num_offsets, num_outputs) float32: transposed, times block
+
+    @property
+    def num_bytes(self) -> int:
+        regions = (self.codes, self.scales, self.zero_points, self.offsets)
+        return sum(region.num_bytes for region in regions if region)
+
+    def stream(self, tensors: Tensors, file: DataFile) -> Iterator[int]:
+        """Writes the matrix, yielding the bytes written after each chunk of rows."""
+        first_row = 0
+        offsets = np.empty((self.num_outputs, self.layout.num_offsets), np.float32) if self.offsets else None
+        for part in self.parts:
+            for start, blocks in chunks(tensors, part, self.layout.num_inputs):
+                yield self._write(file, first_row + start, blocks, offsets)
+            first_row += part.num_rows
+        if self.offsets and offsets is not None:
+            file.write(self.offsets.offset, np.ascontiguousarray(offsets.T))
+            yield self.offsets.num_bytes
+
+    def _write(self, file: DataFile, row: int, blocks: Blocks, offsets: Floats | None) -> int:
+        packed = pack(blocks, self.layout)
+        file.write(self.codes.offset + row * self.layout.code_bytes, packed.codes)
+        file.write(self.scales.offset + row * self.layout.scale_bytes, packed.scales)
+        written = packed.codes.nbytes + packed.scales.nbytes
+        if self.zero_points and packed.zero_points is not None:
+            file.write(self.zero_points.offset + row * self.layout.zero_point_bytes, packed.zero_points)
+            written += packed.zero_points.nbytes
+        if offsets is not None and packed.offsets is not None:
+            offsets[row : row + len(packed.offsets)] = packed.offsets * self.layout.block
+        return written
+
+
+def plan_matrix(graph: Graph, name: str, parts: tuple[Part, ...], layout: Layout) -> Matrix:
+    """Reserves a matrix's bytes in the graph's data file."""
+    num_outputs = sum(part.num_rows for part in parts)
+    reserve = [
+        graph.reserve(num_outputs * size) if size else None for size in (layout.zero_point_bytes, layout.offset_bytes)
+    ]
+    return Matrix(
+        name,
+        parts,
+        layout,
+        num_outputs,
+        graph.reserve(num_outputs * layout.code_bytes),
+        graph.reserve(num_outputs * layout.scale_bytes),
+        *reserve,
+    )
+
+
+def plan_layout(tensors: Tensors, part: Part, num_inputs: int, goal: Goal) -> Layout:
+    """How a tensor of `num_inputs` columns is held, its shape checked on the way."""
+    sample = _checked_sample(tensors, part, num_inputs)
+    holder = choose(sample.offset is not None, goal)
+    if holder is Holder.AUGAP and offset_misfit(sample) > MAX_MISFIT:
+        holder = Holder.OFFSET
+    return layout_of(holder, sample.bits, sample.block, num_inputs)
+
+
+def plan_embedding_layout(tensors: Tensors, part: Part, num_inputs: int) -> Layout:
+    """Embeddings are gathered by rows, so they are held in 8 bit without offsets."""
+    sample = _checked_sample(tensors, part, num_inputs)
+    holder = Holder.EXACT if sample.offset is None else Holder.INT8
+    return layout_of(holder, 8, sample.block, num_inputs)
+
+
+def chunks(tensors: Tensors, part: Part, num_inputs: int) -> Iterator[tuple[int, Blocks]]:
+    """The part's rows from the first to the last, some at a time: (first row, Blocks)."""
+    step = max(1, CHUNK_ELEMENTS // num_inputs)
+    if part.head_dim:
+        step = max(1, step // part.head_dim) * part.head_dim
+    for start in range(0, part.num_rows, step):
+        stop = min(start + step, part.num_rows)
+        yield start, read_blocks(tensors, part, start, stop)
+        tensors.release(part.tensor)
+
+
+def read_blocks(tensors: Tensors, part: Part, start: int, stop: int) -> Blocks:
+    """Rows start..stop of a part in the order that the graph wants; borders are whole heads where it has heads."""
+    info = tensors.tensors[part.tensor]
+    raw = tensors.rows(part.tensor, start, stop)
+    if part.head_dim:
+        raw = halves_apart(raw, part.head_dim)
+    if info.type in FLOAT_TYPES:
+        return quantize_rows(_finite(info, float_rows(raw, info.type)))
+    return BLOCK_TYPES[info.type].unpack(raw)
+
+
+def halves_apart(rows: Bytes, head_dim: int) -> Bytes:
+    """Rows 0, 2, 4 .. of each head before its rows 1, 3, 5 ..: llama.cpp's order of q and k undone."""
+    heads = rows.reshape(-1, head_dim // 2, 2, rows.shape[-1])
+    return heads.swapaxes(1, 2).reshape(rows.shape)
+
+
+def _finite(info: TensorInfo, w: Floats) -> Floats:
+    if not np.isfinite(w).all():
+        raise BadCheckpoint(
+            f"tensor {info.name} ({info.type}) holds a value that is not finite: the weights are damaged"
+        )
+    return w
+
+
+def _checked_sample(tensors: Tensors, part: Part, num_inputs: int) -> Blocks:
+    info = tensors.tensors.get(part.tensor)
+    if info is None:
+        raise BadCheckpoint(f"tensor {part.tensor} is missing")
+    if info.shape != (part.num_rows, num_inputs):
+        raise BadCheckpoint(f"tensor {part.tensor} has the shape {info.shape}, expected {(part.num_rows, num_inputs)}")
+    sample = read_blocks(tensors, replace(part, head_dim=0), 0, min(part.num_rows, SAMPLE_ROWS))
+    tensors.release(part.tensor)
+    return sample

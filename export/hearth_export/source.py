@@ -1,0 +1,74 @@
+"""What a checkpoint says of itself: SourceInfo from its metadata and tensor list."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from itertools import islice
+from typing import Any
+
+from hearth_export.readers.gguf import GGUF, MetaArray
+from hearthd.store.variant import SourceInfo, SourceTensor
+
+LONG_ARRAY = 1024  # longer ones are null unless asked for
+
+# `llama_ftype` in llama.cpp's llama.h
+FILE_TYPES = {
+    0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K", 11: "Q3_K_S", 12: "Q3_K_M",
+    13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S", 17: "Q5_K_M", 18: "Q6_K", 19: "IQ2_XXS", 20: "IQ2_XS",
+    21: "Q2_K_S", 22: "IQ3_XS", 23: "IQ3_XXS", 24: "IQ1_S", 25: "IQ4_NL", 26: "IQ3_S", 27: "IQ3_M", 28: "IQ2_S",
+    29: "IQ2_M", 30: "IQ4_XS", 31: "IQ1_M", 32: "BF16", 36: "TQ1_0", 37: "TQ2_0",
+}  # fmt: skip
+
+
+def describe(gguf: GGUF, verbose: bool = False) -> SourceInfo:
+    """The SourceInfo of an open file; `verbose` keeps long arrays."""
+    architecture = gguf.require("general.architecture", str)
+    return SourceInfo(
+        architecture=architecture,
+        file_type=_file_type(gguf),
+        parameter_count=parameter_count(gguf),
+        context_length=gguf.get(f"{architecture}.context_length", int, 0),
+        embedding_length=gguf.get(f"{architecture}.embedding_length", int, 0),
+        chat_template=gguf.get("tokenizer.chat_template", str),
+        bos_token=_token(gguf, "tokenizer.ggml.bos_token_id"),
+        eos_token=_token(gguf, "tokenizer.ggml.eos_token_id"),
+        metadata={key: _plain(value, verbose) for key, value in gguf.metadata.items()},
+        tensors=[SourceTensor(t.name, t.type, list(reversed(t.shape))) for t in gguf.tensors.values()],
+    )
+
+
+def parameter_count(gguf: GGUF) -> int:
+    """Weights of all tensors."""
+    return sum(math.prod(info.shape) for info in gguf.tensors.values())
+
+
+def _token(gguf: GGUF, key: str) -> str:
+    """The text of the token whose id `key` holds; "" where there is none."""
+    tokens = gguf.metadata.get("tokenizer.ggml.tokens")
+    token_id = gguf.get(key, int, -1)
+    if not isinstance(tokens, MetaArray) or not 0 <= token_id < len(tokens):
+        return ""
+    return str(_plain(next(islice(tokens, token_id, None)), False))
+
+
+def _file_type(gguf: GGUF) -> str:
+    """The quantization's name; the commonest block type where the file names none that is known."""
+    declared = FILE_TYPES.get(gguf.get("general.file_type", int, -1))
+    if declared:
+        return declared
+    sizes: Counter[str] = Counter()
+    for info in gguf.tensors.values():
+        sizes[info.type] += math.prod(info.shape)
+    return sizes.most_common(1)[0][0] if sizes else "unknown"
+
+
+def _plain(value: Any, verbose: bool) -> Any:
+    if isinstance(value, MetaArray):
+        value = value.tolist() if verbose or len(value) <= LONG_ARRAY else None
+        return [_plain(item, verbose) for item in value] if value is not None else None
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

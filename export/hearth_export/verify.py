@@ -1,0 +1,184 @@
+"""Checks of a finished variant before it is published.
+
+Every matrix is run by ONNX Runtime, straight from the written file, on slices of its rows: the first of each tensor
+that went into it, and the last of all. The result must agree with the checkpoint's own weights. So a wrong offset,
+layout or row order is found, whatever the model's size, in memory that does not grow with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from hearth_export.errors import ExportError
+from hearth_export.ggml import Floats, dequantize
+from hearth_export.graph import MICROSOFT, Graph, Region
+from hearth_export.linear import multiply
+from hearth_export.quantize import Matrix, Part, read_blocks
+from hearth_export.spec import Tensors
+
+SLICE_ROWS = 64
+BATCH = 8  # slices a session
+PROBES = (1, 8)  # rows of x: one row takes another kernel than many
+MAX_ERROR = 0.05  # relative; int8 activations alone cost about 0.01
+PROBE_FILE = ".probe.onnx"
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Some rows of a matrix, all of one part."""
+
+    matrix: Matrix  # narrowed to the slice
+    part: Part
+    start: int  # of the part
+    stop: int
+
+
+def check_structure(graph_path: Path, data_bytes: int) -> None:
+    """ExportError where ONNX Runtime refuses the graph or an initializer lies outside the data file.
+
+    The weights become inputs for this, so that the whole graph is resolved without reading them.
+    """
+    model = onnx.load(str(graph_path), load_external_data=False)
+    for tensor in model.graph.initializer:
+        place = {entry.key: entry.value for entry in tensor.external_data}
+        if place and int(place["offset"]) + int(place["length"]) > data_bytes:
+            raise ExportError(f"initializer {tensor.name} ends beyond the data file of {data_bytes} bytes")
+        if place:
+            model.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    inline = [tensor for tensor in model.graph.initializer if not tensor.external_data]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(inline)
+    _open(model.SerializeToString())
+
+
+def check_matrices(directory: Path, data_file: str, matrices: list[Matrix], tensors: Tensors) -> Iterator[int]:
+    """Runs slices of all matrices, yielding the bytes of the matrices done; ExportError names one that fails."""
+    for matrix in matrices:
+        slices = list(_slices(matrix))
+        for first in range(0, len(slices), BATCH):
+            _check_batch(directory, data_file, slices[first : first + BATCH], tensors)
+        yield matrix.num_bytes
+
+
+def check_embedding(directory: Path, data_file: str, matrix: Matrix, tensors: Tensors) -> None:
+    """Gathers the first and last rows of the embedding; ExportError where they differ from the checkpoint's."""
+    for piece in _slices(matrix):
+        graph = Graph(data_file)
+        rows = piece.matrix.num_outputs
+        layout = piece.matrix.layout
+        graph.external("codes", "uint8", [rows, layout.num_inputs], piece.matrix.codes)
+        graph.external("scales", "float32", [rows, layout.num_blocks], piece.matrix.scales)
+        graph.add_input("ids", "int64", ["S"])
+        graph.add_output("y", "float32", ["S", layout.num_inputs])
+        graph.node(
+            "GatherBlockQuantized",
+            "y",
+            ["codes", "ids", "scales"],
+            domain=MICROSOFT,
+            bits=8,
+            block_size=layout.block,
+            gather_axis=0,
+            quantize_axis=1,
+        )
+        (got,) = _run(directory, graph, {"ids": np.arange(rows, dtype=np.int64)})
+        _compare(piece, got, _weights(tensors, piece))
+
+
+def _slices(matrix: Matrix) -> Iterator[Slice]:
+    row = 0
+    for part in matrix.parts:
+        stop = min(part.num_rows, part.head_dim or SLICE_ROWS)
+        yield _narrowed(matrix, row, part, 0, stop)
+        row += part.num_rows
+    part = matrix.parts[-1]
+    start = part.num_rows - min(part.num_rows, part.head_dim or SLICE_ROWS)
+    yield _narrowed(matrix, row - part.num_rows, part, start, part.num_rows)
+
+
+def _narrowed(matrix: Matrix, part_row: int, part: Part, start: int, stop: int) -> Slice:
+    if matrix.offsets:  # stored transposed, so its rows cannot be cut out
+        return Slice(matrix, part, start, stop)
+    layout, first, rows = matrix.layout, part_row + start, stop - start
+
+    def cut(region: Region, row_bytes: int) -> Region:
+        return Region(region.offset + first * row_bytes, rows * row_bytes)
+
+    return Slice(
+        replace(
+            matrix,
+            num_outputs=rows,
+            codes=cut(matrix.codes, layout.code_bytes),
+            scales=cut(matrix.scales, layout.scale_bytes),
+            zero_points=cut(matrix.zero_points, layout.zero_point_bytes) if matrix.zero_points else None,
+        ),
+        part,
+        start,
+        stop,
+    )
+
+
+def _check_batch(directory: Path, data_file: str, slices: list[Slice], tensors: Tensors) -> None:
+    graph = Graph(data_file)
+    num_inputs = slices[0].matrix.layout.num_inputs
+    graph.add_input("x", "float32", [1, "S", num_inputs])
+    for i, piece in enumerate(slices):
+        multiply(graph, f"y{i}", "x", piece.matrix)
+        graph.add_output(f"y{i}", "float32", [1, "S", piece.matrix.num_outputs])
+    weights = [_weights(tensors, piece) for piece in slices]
+    generator = np.random.default_rng(0)
+    for num_rows in PROBES:
+        x = generator.standard_normal((1, num_rows, num_inputs), np.float32) + np.float32(0.25)
+        for piece, w, y in zip(slices, weights, _run(directory, graph, {"x": x}), strict=True):
+            _compare(piece, y[0][:, _columns(piece)], x[0] @ w.T)
+
+
+def _columns(piece: Slice) -> slice:
+    """The slice's rows among the outputs: all of them unless the matrix could not be cut."""
+    if piece.matrix.offsets is None:
+        return slice(None)
+    parts = piece.matrix.parts
+    first = sum(part.num_rows for part in parts[: parts.index(piece.part)])
+    return slice(first + piece.start, first + piece.stop)
+
+
+def _weights(tensors: Tensors, piece: Slice) -> Floats:
+    w = dequantize(read_blocks(tensors, piece.part, piece.start, piece.stop))
+    tensors.release(piece.part.tensor)
+    return w
+
+
+def _run(directory: Path, graph: Graph, feeds: dict[str, np.ndarray]) -> list[Floats]:
+    path = directory / PROBE_FILE
+    path.write_bytes(graph.model("hearth verify").SerializeToString())
+    try:
+        outputs: list[Floats] = _open(str(path)).run(None, feeds)
+    finally:
+        path.unlink(missing_ok=True)
+    return outputs
+
+
+def _open(model: str | bytes) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.enable_cpu_mem_arena = False
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's errors share no base class of their own
+        raise ExportError(f"ONNX Runtime refuses a part of the converted model: {error}") from error
+
+
+def _compare(piece: Slice, got: Floats, want: Floats) -> None:
+    size = float(np.linalg.norm(want))
+    error = float(np.linalg.norm(got - want)) / size if size else float(np.abs(got).max())
+    if not error <= MAX_ERROR:
+        raise ExportError(
+            f"tensor {piece.part.tensor}, rows {piece.start}..{piece.stop}: the converted weights give results that "
+            f"differ by {error:.3g} (at most {MAX_ERROR} is allowed); nothing was published"
+        )
