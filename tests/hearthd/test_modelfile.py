@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from hearthd.modelfile import Command, ModelfileError, parse, print_modelfile
@@ -113,11 +111,6 @@ def test_multi_line_text_without_quotes_is_printed_in_single_quotes() -> None:
     assert print_modelfile([Command("model", "a"), Command("system", "x\ny")]) == 'FROM a\nSYSTEM "x\ny"\n'
 
 
-def test_hostile_text_takes_time_in_proportion_to_its_length() -> None:
-    took = []
-    for size in (20_000, 200_000):
-        start = time.process_time()
-        parse('FROM a\nSYSTEM """' + '\n""" x\n \t' * size + '"""')
-        took.append(time.process_time() - start)
-    # ten times the text; a quadratic parser needs a hundred times the time
-    assert took[1] < 50 * max(took[0], 0.001)
+def test_a_million_quotes_that_close_nothing_are_text() -> None:
+    inner = '\n""" x\n \t' * 1_000_000
+    assert parse(f'FROM a\nSYSTEM """{inner}"""').values("system") == [inner]

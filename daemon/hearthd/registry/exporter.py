@@ -1,0 +1,265 @@
+"""The converter as a child process: `python -m hearth_export`.
+
+    convert <source> --digest sha256:<hex> --out <variant root>
+    inspect <source> [--verbose]
+
+It works in `<variant root>/.tmp-<pid>-*` and publishes by rename. `convert` prints one JSON object a
+line: `{"stage": "...", "done": 1, "total": 2}`, and at last `{"result": {"variant": "<name>"}}` or
+`{"error": "<sentence>"}`. `inspect` prints a SourceInfo, or `{"error": "<sentence>"}`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from hearthd.errors import ExportFailed
+from hearthd.store.removal import clear_abandoned
+from hearthd.store.variant import SourceInfo, read_variant
+
+log = logging.getLogger(__name__)
+
+MODULE = ("-m", "hearth_export")
+MAX_LINE_BYTES = 64 << 20  # a verbose SourceInfo holds a whole vocabulary
+STDERR_BYTES = 8 << 10
+TERM_GRACE_S = 2.0
+
+
+class ExportProgress(msgspec.Struct, frozen=True):
+    """How far a conversion is. The last one of a conversion has stage "done" and names the variant."""
+
+    stage: str
+    done: int = 0  # bytes
+    total: int = 0  # bytes
+    variant: str = ""  # name of the directory below the variant root
+
+
+class _Result(msgspec.Struct, frozen=True):
+    variant: str
+
+
+class _Line(msgspec.Struct, frozen=True):
+    stage: str = ""
+    done: int = 0
+    total: int = 0
+    error: str = ""
+    result: _Result | None = None
+
+
+class _Failure(msgspec.Struct, frozen=True):
+    error: str
+
+
+_line_decoder = msgspec.json.Decoder(_Line)
+_failure_decoder = msgspec.json.Decoder(_Failure)
+_source_decoder = msgspec.json.Decoder(SourceInfo)
+
+
+async def convert(
+    source: Path, digest: str, variant_root: Path, *, python: str = sys.executable
+) -> AsyncIterator[ExportProgress]:
+    """Convert the checkpoint `source`; what comes is its progress, the last one with `variant` set.
+
+    Callers that ask for the same `variant_root` at the same time share one conversion, which ends when the
+    last of them leaves. A caller that is slow to take progress misses the older ones.
+    Raises ExportFailed with the converter's sentence, or with how it died.
+    """
+    conversion = _running.get(variant_root)
+    if conversion is None:
+        conversion = _running[variant_root] = _Conversion(source, digest, variant_root, python)
+    async for progress in conversion.follow():
+        yield progress
+
+
+async def inspect(source: Path, verbose: bool = False, *, python: str = sys.executable) -> SourceInfo:
+    """What the checkpoint `source` says of itself; `verbose`: long arrays in full.
+
+    Raises ExportFailed with the converter's sentence, or with how it died.
+    """
+    child = await _Child.start(python, "inspect", str(source), *(["--verbose"] if verbose else []))
+    try:
+        output = await child.read_all()
+        status = await child.wait()
+    finally:
+        await child.kill()
+    if status != 0:
+        raise _failure(output) or child.death(status)
+    try:
+        return _source_decoder.decode(output)
+    except msgspec.DecodeError as error:
+        raise ExportFailed(f"the converter's description of {source} cannot be read: {error}") from error
+
+
+def _failure(output: bytes) -> ExportFailed | None:
+    lines = output.split(b"\n")
+    last = next((line for line in reversed(lines) if line.strip()), b"")
+    try:
+        return ExportFailed(_failure_decoder.decode(last).error)
+    except msgspec.DecodeError:
+        return None
+
+
+class _Conversion:
+    """One converter at work, and those who follow it."""
+
+    def __init__(self, source: Path, digest: str, variant_root: Path, python: str) -> None:
+        self._root = variant_root
+        self._num_followers = 0
+        self._latest: ExportProgress | None = None
+        self._changed = asyncio.Event()
+        arguments = ("convert", str(source), "--digest", digest, "--out", str(variant_root))
+        self._task = asyncio.create_task(self._run(python, arguments))
+
+    async def follow(self) -> AsyncIterator[ExportProgress]:
+        """Progress until the end; the last follower to leave stops the converter."""
+        self._num_followers += 1
+        seen: ExportProgress | None = None
+        try:
+            while not self._task.done() or self._latest is not seen:
+                if self._latest is not None and self._latest is not seen:
+                    seen = self._latest
+                    yield seen
+                else:
+                    await self._changed.wait()
+            await self._task  # raises what it raised
+        finally:
+            self._num_followers -= 1
+            if not self._num_followers:
+                await self._stop()
+
+    async def _stop(self) -> None:
+        if _running.get(self._root) is self:
+            del _running[self._root]
+        self._task.cancel()
+        with suppress(asyncio.CancelledError, ExportFailed):
+            await self._task
+
+    async def _run(self, python: str, arguments: tuple[str, ...]) -> None:
+        try:
+            child = await _Child.start(python, *arguments)
+            try:
+                await self._relay(child)
+            finally:
+                await child.kill()
+                clear_abandoned(self._root)
+        finally:
+            self._publish(self._latest)
+
+    async def _relay(self, child: _Child) -> None:
+        last = _Line()
+        while line := await child.read_line():
+            last = _decode_line(line)
+            if last.stage:
+                self._publish(ExportProgress(last.stage, last.done, last.total))
+        status = await child.wait()
+        if last.error:
+            raise ExportFailed(last.error)
+        if status != 0 or last.result is None:
+            raise child.death(status)
+        if read_variant(self._root / last.result.variant) is None:
+            raise ExportFailed(f"the converter published no valid variant {last.result.variant!r}")
+        self._publish(ExportProgress("done", variant=last.result.variant))
+
+    def _publish(self, progress: ExportProgress | None) -> None:
+        self._latest = progress
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+
+_running: dict[Path, _Conversion] = {}  # by variant root
+
+
+def _decode_line(line: bytes) -> _Line:
+    try:
+        return _line_decoder.decode(line)
+    except msgspec.DecodeError as error:
+        raise ExportFailed(f"the converter printed what it should not: {line[:200]!r}") from error
+
+
+class _Child:
+    """A converter process, leader of its own process group."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self._stderr = b""
+        self._stderr_task = asyncio.create_task(self._keep_stderr())
+
+    @classmethod
+    async def start(cls, python: str, *arguments: str) -> _Child:
+        """Start `python -m hearth_export` with these arguments. Raises ExportFailed where it cannot."""
+        pipe, null = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *(python, *MODULE, *arguments),
+                stdin=null,
+                stdout=pipe,
+                stderr=pipe,
+                limit=MAX_LINE_BYTES,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise ExportFailed(f"the converter cannot be started: {python}: {error.strerror}") from error
+        return cls(process)
+
+    async def read_line(self) -> bytes:
+        """The next line of output; b"" at the end."""
+        assert self._process.stdout is not None
+        try:
+            return await self._process.stdout.readline()
+        except ValueError as error:
+            raise ExportFailed("the converter printed a line that is too long") from error
+
+    async def read_all(self) -> bytes:
+        """All output. Raises ExportFailed where it exceeds MAX_LINE_BYTES."""
+        assert self._process.stdout is not None
+        output = bytearray()
+        while block := await self._process.stdout.read(1 << 16):
+            output += block
+            if len(output) > MAX_LINE_BYTES:
+                raise ExportFailed("the converter printed more than a description of a model can be")
+        return bytes(output)
+
+    async def wait(self) -> int:
+        """The exit status, negative for a signal; its last words go to the log."""
+        status = await self._process.wait()
+        await self._stderr_task
+        if words := self._stderr.decode("utf-8", "replace").strip():
+            log.log(logging.WARNING if status else logging.DEBUG, "converter: %s", words)
+        return status
+
+    async def kill(self) -> None:
+        """End the process and its children: SIGTERM, then SIGKILL. Nothing if it has ended."""
+        if self._process.returncode is None:
+            self._signal(signal.SIGTERM)
+            try:
+                async with asyncio.timeout(TERM_GRACE_S):
+                    await self._process.wait()
+            except TimeoutError:
+                self._signal(signal.SIGKILL)
+                await self._process.wait()
+        self._stderr_task.cancel()
+
+    def death(self, status: int) -> ExportFailed:
+        """How it ended without a last word, as an error."""
+        if status == -signal.SIGKILL:
+            return ExportFailed("the converter was killed, most likely for lack of memory")
+        if status < 0:
+            return ExportFailed(f"the converter was ended by signal {-status} ({signal.strsignal(-status)})")
+        return ExportFailed(f"the converter ended with status {status} and no result; the log has its last words")
+
+    def _signal(self, number: int) -> None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, number)
+
+    async def _keep_stderr(self) -> None:
+        assert self._process.stderr is not None
+        while block := await self._process.stderr.read(4096):
+            self._stderr = (self._stderr + block)[-STDERR_BYTES:]
