@@ -1,0 +1,3 @@
+"""Execution providers by name; each is imported only when a variant asks for it."""
+
+PROVIDERS = {"cpu": "hearthd.engine.providers.cpu:CpuProvider"}

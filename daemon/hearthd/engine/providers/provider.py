@@ -1,0 +1,35 @@
+"""What an execution provider does for a session."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Protocol
+
+import onnxruntime as ort
+
+from hearthd.engine.providers import PROVIDERS
+
+
+class Provider(Protocol):
+    """Opens graphs on one kind of device."""
+
+    name: str
+
+    @property
+    def device(self) -> str:
+        """What runs the model, for people."""
+
+    @property
+    def prefill_chunk(self) -> int:
+        """Tokens of a prompt that are best evaluated at once."""
+
+    def open(self, graph: Path) -> ort.InferenceSession:
+        """A session whose every node runs where the provider says. Errors are ONNX Runtime's own."""
+
+
+def load_provider(name: str, num_threads: int) -> Provider:
+    """The provider called `name`; KeyError where no file implements it. `num_threads` 0: as many as cores."""
+    module, cls = PROVIDERS[name].split(":")
+    provider: Provider = getattr(importlib.import_module(module), cls)(num_threads)
+    return provider
