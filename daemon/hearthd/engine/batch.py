@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Tokens
 from typing import Protocol
 
@@ -28,7 +28,7 @@ class Device(Protocol):
     def logits(self) -> Floats:
         """(V,) float32 after the last evaluated token; valid until the next call."""
 
-    def prefill(self, tokens: Tokens[int], past: int) -> Generator[int]:
+    def prefill(self, tokens: Tokens[int], past: int) -> Iterator[int]:
         """Evaluates `tokens` at positions `past`.. in chunks; yields how many are done after each."""
 
     def decode(self, token: int, past: int) -> None:
@@ -137,7 +137,6 @@ class Batch:
 
     def _finish(self, sequence: Sequence, reason: str) -> None:
         sequence.finish(reason)
-        sequence.chunks.close()
         self._running = None
         self._send(sequence.done())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Iterator
 from enum import Enum
 
 from hearthd.engine.frames import Done, Generate
@@ -47,10 +47,6 @@ def fitted(ids: list[int], *, num_ctx: int, num_keep: int, truncate: bool) -> li
     return ids[:keep] + ids[len(ids) - (total - keep) :]
 
 
-def _no_chunks() -> Generator[int]:
-    yield from ()
-
-
 class RepeatGuard:
     """Notices a model that says the same piece again and again."""
 
@@ -77,7 +73,7 @@ class Sequence:
         self.status = Status.WAITING
         self.prompt: list[int] = []
         self.tokens: list[int] = []  # generated and shown, so without the one that ends the text
-        self.chunks: Generator[int] = _no_chunks()  # the prefill in progress
+        self.chunks: Iterator[int] = iter(())  # the prefill in progress
         self.reason = ""
         self.cached_count = 0
         self._eval_count = 0
@@ -105,7 +101,7 @@ class Sequence:
         self._guard = RepeatGuard()
         self._sampler = Sampler(request.sampling, num_ctx=num_ctx, prompt=self.prompt)
 
-    def begin_prefill(self, chunks: Generator[int], cached_count: int) -> None:
+    def begin_prefill(self, chunks: Iterator[int], cached_count: int) -> None:
         """`chunks` evaluates the prompt after its first `cached_count` tokens."""
         self.chunks = chunks
         self.cached_count = cached_count

@@ -1,0 +1,95 @@
+"""Who uses a loaded model, and until when it stays."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+
+import msgspec
+
+from hearthd.engine.frames import Load
+from hearthd.scheduler.runner import Runner
+from hearthd.store import media
+from hearthd.store.store import StoredModel
+
+FOREVER_NS = (1 << 63) - 1
+LONGEST_TIMER_NS = 10 * 365 * 86_400 * 1_000_000_000  # ten years: longer ones run without a timer
+
+
+class LoadOptions(msgspec.Struct, frozen=True):
+    """Load-time options of a request. None: whatever is loaded will do, else the server's default."""
+
+    num_ctx: int | None = None  # tokens
+    num_batch: int | None = None  # prompt tokens evaluated at once
+    num_thread: int | None = None  # 0: the runner decides
+
+    def met_by(self, other: LoadOptions) -> bool:
+        """Whether a model loaded with `other` serves a request that asks for these."""
+        asked = ((self.num_ctx, other.num_ctx), (self.num_batch, other.num_batch), (self.num_thread, other.num_thread))
+        return all(mine is None or mine == theirs for mine, theirs in asked)
+
+
+def load_key(model: StoredModel) -> str:
+    """Equal for models that can share one runner: the same checkpoint, adapters and projectors."""
+    layers = model.manifest.of(media.MODEL, media.ADAPTER, media.PROJECTOR)
+    return " ".join(layer.digest for layer in layers) or model.digest
+
+
+@dataclass(slots=True, eq=False)
+class LoadedModel:
+    """A runner, its users and its deadline. Only the scheduler changes it."""
+
+    key: str
+    model: StoredModel  # the one it was loaded for
+    options: LoadOptions  # as asked for
+    frame: Load
+    runner: Runner
+    keep_alive_ns: int
+    num_users: int = 0
+    leaving: bool = False  # takes no more users and goes when idle
+    expires_at_ns: int | None = None  # of the epoch, while idle; None: in use or for ever
+    timer: asyncio.TimerHandle | None = None
+    gone: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def serves(self, options: LoadOptions) -> bool:
+        """Whether a new request with these options may use it."""
+        return self.runner.alive and not self.leaving and (options.met_by(self.options) or options.met_by(self._actual))
+
+    @property
+    def _actual(self) -> LoadOptions:
+        return LoadOptions(self.runner.loaded.num_ctx, self.frame.num_batch, self.frame.num_threads)
+
+    def stop_timer(self) -> None:
+        """No deadline while it is in use."""
+        self.expires_at_ns = None
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+    def deadline_ns(self) -> int | None:
+        """When it would go if its requests ended now, ns of the epoch; None: never."""
+        if self.expires_at_ns is not None or self.keep_alive_ns > LONGEST_TIMER_NS:
+            return self.expires_at_ns
+        return time.time_ns() + self.keep_alive_ns
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to use a runner; the model stays loaded while it is held."""
+
+    runner: Runner
+    model: StoredModel
+    load_ns: int  # from asking to having
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedStatus:
+    """A loaded or loading model, for people."""
+
+    model: StoredModel
+    size_bytes: int
+    size_vram_bytes: int
+    num_ctx: int
+    expires_at_ns: int | None  # of the epoch; None: never
+    loading: bool = False

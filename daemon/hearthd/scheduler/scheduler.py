@@ -1,0 +1,391 @@
+"""Who is loaded and who waits. One event loop, no threads, no locks.
+
+A request for a model that is loaded gets it at once. All others stand in one queue; its head decides
+what is loaded next, and one load runs at a time. A load that nobody waits for any more is aborted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hearthd.engine.frames import Load
+from hearthd.errors import HearthError, LoadFailed, Overloaded, RunnerDied
+from hearthd.memory import read_memory
+from hearthd.scheduler import placement
+from hearthd.scheduler.lease import (
+    FOREVER_NS,
+    LONGEST_TIMER_NS,
+    Lease,
+    LoadedModel,
+    LoadedStatus,
+    LoadOptions,
+    load_key,
+)
+from hearthd.scheduler.runner import ProcessRunner, Runner
+from hearthd.scheduler.trim import release_freed
+from hearthd.store.store import StoredModel
+from hearthd.store.variant import VariantInfo
+
+log = logging.getLogger(__name__)
+
+RUNNER_BYTES = 64 << 20  # a runner without a model: interpreter, NumPy, ONNX Runtime
+MIN_NUM_CTX = 4
+DEFAULT_NUM_BATCH = 512
+BUSY = "server busy, please try again.  maximum pending requests exceeded"
+STOPPING = "the server is stopping"
+
+Prepare = Callable[[StoredModel], Awaitable[tuple[Path, VariantInfo]]]
+Spawn = Callable[[Load], Awaitable[Runner]]
+
+
+@dataclass(slots=True, eq=False)
+class _Ticket:
+    """A request in the queue."""
+
+    key: str
+    model: StoredModel
+    options: LoadOptions
+    keep_alive_ns: int | None
+    granted: asyncio.Future[LoadedModel] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+    def shares_load_of(self, other: _Ticket) -> bool:
+        """Whether the model loaded for `other` will serve this one too."""
+        return self.key == other.key and self.options.met_by(other.options)
+
+
+class Scheduler:
+    """Loads, keeps and unloads models.
+
+    `prepare` gives the directory of a runnable variant, `spawn` a runner for it, `available` the free
+    memory in bytes or None. `keep_alive_ns` and `num_ctx` are the defaults for requests that do not say.
+    """
+
+    def __init__(
+        self,
+        prepare: Prepare,
+        *,
+        spawn: Spawn = ProcessRunner.start,
+        keep_alive_ns: int = 300 * 1_000_000_000,
+        num_ctx: int = 4096,
+        num_threads: int = 0,
+        max_queue: int = 512,
+        max_loaded: int = 3,
+        available: Callable[[], int | None] = lambda: read_memory().available_bytes or None,
+    ) -> None:
+        self._prepare = prepare
+        self._spawn = spawn
+        self._keep_alive_ns = _normal(keep_alive_ns)
+        self._num_ctx = num_ctx
+        self._num_threads = num_threads
+        self._max_queue = max_queue
+        self._max_loaded = max_loaded
+        self._available = available
+        self._models: dict[str, LoadedModel] = {}
+        self._queue: list[_Ticket] = []
+        self._worker: asyncio.Task[None] | None = None
+        self._loading: tuple[_Ticket, asyncio.Task[LoadedModel]] | None = None
+        self._loading_frame: Load | None = None
+        self._loading_bytes = 0
+        self._background: set[asyncio.Task[None]] = set()  # unloads and watches
+        self._unloading: set[asyncio.Task[None]] = set()
+        self._draining = False
+
+    # leases
+
+    @asynccontextmanager
+    async def lease(self, model: StoredModel, options: LoadOptions, keep_alive_ns: int | None) -> AsyncIterator[Lease]:
+        """The model, loaded, for as long as the block runs. Its keep-alive clock starts when the last block ends.
+
+        `keep_alive_ns` None leaves a loaded model's duration as it is, negative is for ever. Raises Overloaded
+        (queue full, stopping), LoadFailed, RunnerDied (while loading), and what `prepare` raises.
+        """
+        started_ns = time.monotonic_ns()
+        loaded = await self._acquire(model, options, keep_alive_ns)
+        try:
+            yield Lease(loaded.runner, model, time.monotonic_ns() - started_ns)
+        finally:
+            self._release(loaded)
+
+    async def _acquire(self, model: StoredModel, options: LoadOptions, keep_alive_ns: int | None) -> LoadedModel:
+        if self._draining:
+            raise Overloaded(STOPPING)
+        key = load_key(model)
+        loaded = self._models.get(key)
+        if loaded is not None and loaded.serves(options):
+            return self._use(loaded, keep_alive_ns)
+        ticket = self._enqueue(_Ticket(key, model, options, keep_alive_ns))
+        try:
+            return await ticket.granted
+        except asyncio.CancelledError:
+            self._withdraw(ticket)
+            raise
+
+    def _use(self, loaded: LoadedModel, keep_alive_ns: int | None) -> LoadedModel:
+        if loaded.num_users > self._max_queue:
+            raise Overloaded(BUSY)
+        loaded.num_users += 1
+        loaded.stop_timer()
+        if keep_alive_ns is not None:
+            loaded.keep_alive_ns = _normal(keep_alive_ns)
+        return loaded
+
+    def _release(self, loaded: LoadedModel) -> None:
+        loaded.num_users -= 1
+        if not loaded.num_users and self._models.get(loaded.key) is loaded:
+            self._rest(loaded)
+
+    def _rest(self, loaded: LoadedModel) -> None:
+        """Starts the clock of a model that nobody uses."""
+        loaded.stop_timer()
+        if loaded.leaving or self._draining or loaded.keep_alive_ns == 0:
+            self._unload(loaded, "unload")
+        elif loaded.keep_alive_ns <= LONGEST_TIMER_NS:
+            delay_s = loaded.keep_alive_ns / 1e9
+            loaded.expires_at_ns = time.time_ns() + loaded.keep_alive_ns
+            loaded.timer = asyncio.get_running_loop().call_later(delay_s, self._unload, loaded, "expire")
+
+    # the queue
+
+    def _enqueue(self, ticket: _Ticket) -> _Ticket:
+        if len(self._queue) >= self._max_queue:
+            raise Overloaded(BUSY)
+        self._queue.append(ticket)
+        if self._worker is None:
+            self._worker = asyncio.get_running_loop().create_task(self._serve_queue())
+        return ticket
+
+    def _withdraw(self, ticket: _Ticket) -> None:
+        """Its client is gone."""
+        if ticket in self._queue:
+            self._queue.remove(ticket)
+            if self._loading is not None and not any(other.shares_load_of(self._loading[0]) for other in self._queue):
+                self._loading[1].cancel()
+        elif ticket.granted.done() and not ticket.granted.cancelled() and ticket.granted.exception() is None:
+            self._release(ticket.granted.result())
+
+    async def _serve_queue(self) -> None:
+        while self._queue:
+            head = self._queue[0]
+            loaded = self._models.get(head.key)
+            if loaded is None or not loaded.serves(head.options):
+                await self._load_for(head)
+            elif loaded is not None:
+                self._grant(loaded)
+        self._worker = None
+
+    async def _load_for(self, head: _Ticket) -> None:
+        """Loads what the head of the queue wants, and answers all who want the same."""
+        task = asyncio.get_running_loop().create_task(self._load(head))
+        self._loading = (head, task)
+        try:
+            await asyncio.wait([task])
+        finally:
+            self._loading = self._loading_frame = None
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is not None:
+            return self._fail(head, error)
+        loaded = task.result()
+        self._models[loaded.key] = loaded
+        self._start(self._background, self._watch(loaded))
+        self._grant(loaded)
+        if not loaded.num_users:
+            self._rest(loaded)
+
+    def _grant(self, loaded: LoadedModel) -> None:
+        """Gives a loaded model to all in the queue whom it serves."""
+        for ticket in [t for t in self._queue if t.key == loaded.key and loaded.serves(t.options)]:
+            self._queue.remove(ticket)
+            if not ticket.granted.done():
+                ticket.granted.set_result(self._use(loaded, ticket.keep_alive_ns))
+
+    def _fail(self, head: _Ticket, error: BaseException) -> None:
+        if not isinstance(error, HearthError):
+            log.error("loading %s failed", head.model.name.short, exc_info=error)
+            error = LoadFailed(f"the model cannot be loaded: {error}")
+        for ticket in [t for t in self._queue if t is head or t.shares_load_of(head)]:
+            self._queue.remove(ticket)
+            if not ticket.granted.done():
+                ticket.granted.set_exception(error)
+
+    # loading
+
+    async def _load(self, ticket: _Ticket) -> LoadedModel:
+        name = ticket.model.name.short
+        old = self._models.get(ticket.key)
+        if old is not None:
+            await self._vacate(old, "reload")
+        directory, info = await self._prepare(ticket.model)
+        frame = self._frame(directory, info, ticket.options)
+        needed_bytes = RUNNER_BYTES + info.weight_bytes + info.kv_bytes_per_token * frame.num_ctx
+        self._loading_frame, self._loading_bytes = frame, needed_bytes
+        await self._make_room(name, needed_bytes)
+        log.info("load %s: %d MiB needed, num_ctx %d", name, needed_bytes >> 20, frame.num_ctx)
+        runner = await self._spawn_with_room(frame)
+        ready = runner.loaded
+        log.info("ready %s: %d MiB, %.2f s, %s", name, ready.size_bytes >> 20, ready.load_ns / 1e9, ready.device)
+        return LoadedModel(ticket.key, ticket.model, ticket.options, frame, runner, self._keep_alive_ns)
+
+    def _frame(self, directory: Path, info: VariantInfo, options: LoadOptions) -> Load:
+        asked = self._num_ctx if options.num_ctx is None else options.num_ctx
+        return Load(
+            variant_dir=str(directory),
+            num_ctx=min(max(asked, MIN_NUM_CTX), info.context_length),
+            num_threads=options.num_thread or self._num_threads,
+            num_batch=max(1, DEFAULT_NUM_BATCH if options.num_batch is None else options.num_batch),
+        )
+
+    async def _spawn_with_room(self, frame: Load) -> Runner:
+        """A runner; where the first one dies, all other models make room and one more is tried."""
+        try:
+            return await self._spawn(frame)
+        except RunnerDied as error:
+            if not self._models:
+                raise
+            log.warning("%s; unloading all models and trying again", error)
+        for loaded in list(self._models.values()):
+            await self._vacate(loaded, "evict")
+        return await self._spawn(frame)
+
+    async def _make_room(self, name: str, needed_bytes: int) -> None:
+        while True:
+            if self._unloading:
+                await asyncio.wait(self._unloading)
+            match placement.plan(
+                [_resident(loaded) for loaded in self._models.values()],
+                needed_bytes=needed_bytes,
+                available_bytes=self._available(),
+                max_loaded=self._max_loaded,
+            ):
+                case placement.Load():
+                    return
+                case placement.Evict(key) | placement.Wait(key):
+                    log.info("%s needs room", name)
+                    await self._vacate(self._models[key], "evict")
+                case placement.Refuse(needed, available):
+                    raise LoadFailed(
+                        f"model requires more system memory ({needed / 2**30:.1f} GiB) "
+                        f"than is available ({available / 2**30:.1f} GiB)"
+                    )
+
+    async def _vacate(self, loaded: LoadedModel, why: str) -> None:
+        """Lets the model finish what it does, takes no more for it, and returns when it is gone."""
+        loaded.leaving = True
+        try:
+            if not loaded.num_users:
+                self._unload(loaded, why)
+            await loaded.gone.wait()
+        except asyncio.CancelledError:
+            loaded.leaving = False
+            raise
+
+    # unloading
+
+    def expire(self, model: StoredModel) -> None:
+        """Unloads the model now, or when the requests that use it end. A model that is not loaded stays so."""
+        loaded = self._models.get(load_key(model))
+        if loaded is not None:
+            loaded.keep_alive_ns = 0
+            if not loaded.num_users:
+                self._unload(loaded, "unload")
+
+    def _unload(self, loaded: LoadedModel, why: str, reason: HearthError | None = None) -> None:
+        loaded.stop_timer()
+        if self._models.get(loaded.key) is not loaded:
+            return
+        del self._models[loaded.key]
+        self._start(self._unloading, self._close(loaded, why, reason))
+
+    async def _close(self, loaded: LoadedModel, why: str, reason: HearthError | None) -> None:
+        started_ns = time.monotonic_ns()
+        await loaded.runner.close(reason)
+        release_freed()
+        seconds = (time.monotonic_ns() - started_ns) / 1e9
+        log.info("%s %s: %d MiB, %.2f s", why, loaded.model.name.short, loaded.runner.loaded.size_bytes >> 20, seconds)
+        loaded.gone.set()
+
+    async def _watch(self, loaded: LoadedModel) -> None:
+        """Drops a model whose process ended by itself."""
+        await loaded.runner.wait_closed()
+        if self._models.get(loaded.key) is loaded:
+            del self._models[loaded.key]
+            loaded.stop_timer()
+            log.error("the runner of %s ended unexpectedly", loaded.model.name.short)
+            loaded.gone.set()
+
+    def _start(self, tasks: set[asyncio.Task[None]], work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    # for people
+
+    def loaded(self) -> list[LoadedStatus]:
+        """What is loaded and what is being loaded, the longest expiry first."""
+        statuses = [_status(loaded) for loaded in self._models.values()]
+        if self._loading is not None and self._loading_frame is not None:
+            expires_at_ns = time.time_ns() + self._keep_alive_ns
+            statuses.append(
+                LoadedStatus(
+                    self._loading[0].model, self._loading_bytes, 0, self._loading_frame.num_ctx, expires_at_ns, True
+                )
+            )
+        return sorted(
+            statuses, key=lambda status: -(FOREVER_NS if status.expires_at_ns is None else status.expires_at_ns)
+        )
+
+    # the end
+
+    def start_drain(self) -> None:
+        """No new leases from now on: those who ask or wait get Overloaded. Idle models are unloaded."""
+        self._draining = True
+        waiting, self._queue = self._queue, []
+        for ticket in waiting:
+            if not ticket.granted.done():
+                ticket.granted.set_exception(Overloaded(STOPPING))
+        if self._loading is not None:
+            self._loading[1].cancel()
+        for loaded in list(self._models.values()):
+            if not loaded.num_users:
+                self._unload(loaded, "unload")
+
+    async def stop(self, timeout_s: float = 0.0) -> None:
+        """Drains; what still runs after `timeout_s` ends with an error. Returns when every runner is gone."""
+        self.start_drain()
+        if self._worker is not None:
+            await asyncio.wait([self._worker])
+        if self._models and timeout_s > 0:
+            waits = [asyncio.ensure_future(loaded.gone.wait()) for loaded in self._models.values()]
+            _, late = await asyncio.wait(waits, timeout=timeout_s)
+            for wait in late:
+                wait.cancel()
+        for loaded in list(self._models.values()):
+            self._unload(loaded, "stop", Overloaded("the server stopped before the answer was complete"))
+        while tasks := self._unloading | self._background:
+            await asyncio.wait(tasks)
+
+
+def _normal(keep_alive_ns: int) -> int:
+    return FOREVER_NS if keep_alive_ns < 0 else min(keep_alive_ns, FOREVER_NS)
+
+
+def _resident(loaded: LoadedModel) -> placement.Resident:
+    return placement.Resident(
+        key=loaded.key,
+        name=loaded.model.name.short,
+        keep_alive_ns=loaded.keep_alive_ns,
+        busy=loaded.num_users > 0,
+        size_bytes=loaded.runner.loaded.size_bytes,
+    )
+
+
+def _status(loaded: LoadedModel) -> LoadedStatus:
+    ready = loaded.runner.loaded
+    return LoadedStatus(loaded.model, ready.size_bytes, ready.size_vram_bytes, ready.num_ctx, loaded.deadline_ns())
