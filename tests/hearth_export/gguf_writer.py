@@ -129,3 +129,26 @@ def tensor_info(name: str | bytes, shape: Sequence[int], type_id: int, offset: i
     """`shape` in numpy order."""
     dimensions = struct.pack(f"<I{len(shape)}Q", len(shape), *reversed(shape))
     return string(name) + dimensions + struct.pack("<IQ", type_id, offset)
+
+
+def write_tiny_llama(path: Path, tokenizer: Mapping[str, Meta], num_tokens: int) -> Path:
+    """One decoder layer of width 32 and the given `tokenizer.*` metadata: enough for another engine to load it and
+    tokenize with it. The embedding is a hole, so a large vocabulary costs no disk."""
+    metadata: dict[str, Meta] = {
+        "general.architecture": "llama",
+        "llama.block_count": 1,
+        "llama.context_length": 64,
+        "llama.embedding_length": 32,
+        "llama.feed_forward_length": 32,
+        "llama.attention.head_count": 1,
+        "llama.attention.head_count_kv": 1,
+        "llama.attention.layer_norm_rms_epsilon": 1e-5,
+        "llama.rope.dimension_count": 32,
+        "llama.vocab_size": num_tokens,
+    }
+    ones = np.ones(32, np.float32)
+    norms = [Tensor(f"{name}_norm.weight", (32,), "F32", ones) for name in ("output", "blk.0.attn", "blk.0.ffn")]
+    names = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+    matrices = [Tensor(f"blk.0.{name}.weight", (32, 32), "Q8_0") for name in names]
+    embedding = Tensor("token_embd.weight", (num_tokens, 32), "Q8_0")
+    return write_gguf(path, {**metadata, **tokenizer}, [embedding, *norms, *matrices])
