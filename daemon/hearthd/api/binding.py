@@ -103,6 +103,8 @@ def _fold(value: Any, struct: type[msgspec.Struct]) -> Any:
             continue
         if nested is not None and isinstance(item, list):
             item = [_fold(member, nested) for member in item]
+        elif isinstance(item, float) and item.is_integer():
+            item = int(item)
         folded[name] = item
     return folded
 

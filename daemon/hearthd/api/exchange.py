@@ -27,13 +27,28 @@ _encoder = msgspec.json.Encoder()
 class Exchange:
     """What a handler reads from and answers to. `headers` are added to every answer."""
 
-    __slots__ = ("_receive", "_send", "_watcher", "finished", "gone", "headers", "method", "path", "scope", "started")
+    __slots__ = (
+        "_receive",
+        "_send",
+        "_watcher",
+        "finished",
+        "gone",
+        "headers",
+        "is_stream",
+        "method",
+        "path",
+        "scope",
+        "started",
+        "tail",
+    )
 
     def __init__(self, scope: Event, receive: Receive, send: Send) -> None:
         self.scope = scope
         self.method: str = scope["method"]
         self.path: str = scope["path"]
+        self.tail = ""  # the last segment of the path, where the route leaves it open
         self.headers: list[Header] = []
+        self.is_stream = False  # one object a line: a failure can still be told after the start
         self.started = False  # the status line is out
         self.finished = False  # the last byte is handed over
         self.gone = False  # the client left

@@ -23,14 +23,18 @@ class Lines:
     async def send(self, line: msgspec.Struct) -> None:
         """One line; waits while the client reads too slowly."""
         if not self._exchange.started:
-            await self._exchange.start(200, (b"content-type", CONTENT_TYPE))
+            await self._start()
         await self._exchange.write(self._encode(line))
 
     async def end(self, line: msgspec.Struct) -> None:
         """The last line."""
         if not self._exchange.started:
-            await self._exchange.start(200, (b"content-type", CONTENT_TYPE))
+            await self._start()
         await self._exchange.end(self._encode(line))
+
+    async def _start(self) -> None:
+        self._exchange.is_stream = True
+        await self._exchange.start(200, (b"content-type", CONTENT_TYPE))
 
     def _encode(self, line: msgspec.Struct) -> bytes:
         buffer = self._buffer

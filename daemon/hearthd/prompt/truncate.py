@@ -28,11 +28,13 @@ def cut(messages: Sequence[M], start: int) -> list[M]:
 async def fit(messages: Sequence[M], count: Callable[[Sequence[M]], Awaitable[int]], num_ctx: int) -> list[M]:
     """The longest tail of `messages`, with the system messages before it, of at most `num_ctx` tokens.
 
-    `count` says how many tokens a selection takes; a selection that it refuses (BadRequest) does not fit.
-    The last message is kept whatever it takes. Dropping more never takes more tokens, so the cut is
-    found by halving.
+    `count` says how many tokens a selection takes. Where it refuses all the messages (BadRequest), so does
+    this; a smaller selection that it refuses does not fit. The last message is kept whatever it takes.
+    Dropping more never takes more tokens, so the cut is found by halving.
     """
-    low, high = 0, max(len(messages) - 1, 0)
+    if await count(messages) <= num_ctx:
+        return list(messages)
+    low, high = min(1, len(messages) - 1), len(messages) - 1
     while low < high:
         middle = (low + high) // 2
         if await _fits(cut(messages, middle), count, num_ctx):

@@ -1,0 +1,209 @@
+"""The models that are here: list, loaded ones, one in detail, copy, delete."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hearthd.api import stamp
+from hearthd.api.exchange import Exchange
+from hearthd.api.opening import open_model
+from hearthd.api.services import Services
+from hearthd.api.wire import (
+    CopyRequest,
+    DeleteRequest,
+    ListModel,
+    ListResponse,
+    Message,
+    ModelDetails,
+    ProcessModel,
+    ProcessResponse,
+    ShowRequest,
+    ShowResponse,
+    Tensor,
+)
+from hearthd.errors import BadRequest, InvalidName, ModelNotFound
+from hearthd.modelfile import Command, print_modelfile
+from hearthd.registry.exporter import inspect
+from hearthd.store import names
+from hearthd.store.contents import ModelContents
+from hearthd.store.names import ModelName
+from hearthd.store.store import StoredModel
+from hearthd.store.variant import SourceInfo
+
+PLAIN_TEMPLATE = "{{ .Prompt }}"
+_SERVED = ("completion", "embedding")
+_HIDDEN_METADATA = ("general.name", "tokenizer.chat_template")
+
+
+async def tags(services: Services, exchange: Exchange) -> None:
+    """Every model, the one changed last first."""
+    await exchange.json(ListResponse(models=[_listed(model) for model in services.store.models()]))
+
+
+async def ps(services: Services, exchange: Exchange) -> None:
+    """The loaded models, the one that stays longest first."""
+    loaded = services.scheduler.loaded()
+    models = [
+        ProcessModel(
+            name=entry.model.name.short,
+            model=entry.model.name.short,
+            size=entry.size_bytes,
+            digest=entry.model.digest,
+            details=_details(entry.model),
+            expires_at=stamp.local_ns(entry.expires_at_ns),
+            size_vram=entry.size_vram_bytes,
+            context_length=entry.num_ctx,
+        )
+        for entry in loaded
+    ]
+    await exchange.json(ProcessResponse(models=models))
+
+
+async def show(services: Services, exchange: Exchange) -> None:
+    """All that is known of one model."""
+    request = await exchange.bind(ShowRequest, services.config.max_body_bytes)
+    asked = request.model or request.name
+    if not asked:
+        raise BadRequest("model is required")
+    try:
+        opened = open_model(services, asked)
+    except ModelNotFound:
+        raise ModelNotFound(names.parse(names.split_origin(asked)[0]).short) from None
+    source = await _source(services, opened.contents, request.verbose)
+    await exchange.json(_shown(opened.model, opened.contents, source, request.system))
+
+
+async def copy(services: Services, exchange: Exchange) -> None:
+    """A second name for a model."""
+    request = await exchange.bind(CopyRequest, services.config.max_body_bytes)
+    source = _name(request.source, f'source "{request.source}" is invalid')
+    destination = _name(request.destination, f'destination "{request.destination}" is invalid')
+    try:
+        services.store.copy(source, destination)
+    except ModelNotFound:
+        missing = ModelNotFound(request.source)
+        missing.args = (f'model "{request.source}" not found',)
+        raise missing from None
+    await exchange.empty()
+
+
+async def delete(services: Services, exchange: Exchange) -> None:
+    """Remove a model's name, and what only it used. A loaded copy goes on until it expires."""
+    request = await exchange.bind(DeleteRequest, services.config.max_body_bytes)
+    asked = request.model or request.name
+    if not asked:
+        raise BadRequest("model is required")
+    services.store.delete(_name(asked, f'name "{asked}" is invalid'), asked)
+    await exchange.empty()
+
+
+def _name(text: str, refusal: str) -> ModelName:
+    try:
+        return names.parse(text)
+    except InvalidName:
+        raise BadRequest(refusal) from None
+
+
+def _listed(model: StoredModel) -> ListModel:
+    return ListModel(
+        name=model.name.short,
+        model=model.name.short,
+        modified_at=stamp.local(model.modified_at),
+        size=model.size,
+        digest=model.digest,
+        details=_details(model),
+        capabilities=_capabilities(model),
+    )
+
+
+def _details(model: StoredModel) -> ModelDetails:
+    config = model.config
+    return ModelDetails(
+        parent_model="",
+        format=config.model_format,
+        family=config.model_family,
+        families=list(config.model_families),
+        parameter_size=config.model_type,
+        quantization_level=config.file_type,
+        context_length=config.context_length,
+        embedding_length=config.embedding_length,
+    )
+
+
+def _capabilities(model: StoredModel) -> list[str]:
+    """Of what the model can, what this version serves."""
+    return [name for name in model.config.capabilities if name in _SERVED] or ["completion"]
+
+
+async def _source(services: Services, contents: ModelContents, verbose: bool) -> SourceInfo | None:
+    """What the checkpoint says of itself; read from it where it was not converted, or where all is wanted."""
+    if contents.model_path is None:
+        return None
+    known = None if verbose else services.store.source_info(contents.model_digest)
+    return known or await inspect(contents.model_path, verbose)
+
+
+def _shown(model: StoredModel, contents: ModelContents, source: SourceInfo | None, system: str) -> ShowResponse:
+    template = contents.template or (source and source.chat_template) or PLAIN_TEMPLATE
+    return ShowResponse(
+        license="\n".join(contents.licenses),
+        modelfile=_modelfile(model, contents, template, system or contents.system),
+        parameters=_parameters(contents.params),
+        template=template,
+        system=system or contents.system,
+        details=_details(model),
+        messages=[Message(message.role, message.content) for message in contents.messages],
+        model_info=_model_info(source) if source else {},
+        tensors=[Tensor(name=t.name, type=t.type, shape=t.shape) for t in source.tensors] if source else [],
+        capabilities=_capabilities(model),
+        modified_at=stamp.local(model.modified_at),
+    )
+
+
+def _model_info(source: SourceInfo) -> dict[str, Any]:
+    info = {key: value for key, value in source.metadata.items() if key not in _HIDDEN_METADATA}
+    info["general.architecture"] = source.architecture
+    info["general.parameter_count"] = source.parameter_count
+    return info
+
+
+def _parameters(params: dict[str, Any]) -> str:
+    """One line a value, in Go's notation: `stop                           "<|im_end|>"`."""
+    return "\n".join(f"{key:<30} {_go_value(value)}" for key, value in _flat(params))
+
+
+def _flat(params: dict[str, Any]) -> list[tuple[str, Any]]:
+    return [
+        (key, member) for key, value in params.items() for member in (value if isinstance(value, list) else [value])
+    ]
+
+
+def _go_value(value: Any) -> str:
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
+        return f'"{escaped}"'
+    return _plain_value(value)
+
+
+def _plain_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _modelfile(model: StoredModel, contents: ModelContents, template: str, system: str) -> str:
+    paths = [("model", contents.model_path)] if contents.model_path else []
+    commands = [Command(name, str(path)) for name, path in paths]
+    commands += [Command("adapter", str(path)) for path in contents.adapters]
+    commands += [Command("model", str(path)) for path in contents.projectors]
+    commands.append(Command("template", template))
+    commands += [Command("system", system)] if system else []
+    commands += [Command(key, _plain_value(value)) for key, value in _flat(contents.params)]
+    commands += [Command("license", text) for text in contents.licenses]
+    commands += [Command("message", f"{message.role}: {message.content}") for message in contents.messages]
+    return (
+        '# Modelfile generated by "ollama show"\n'
+        "# To build a new Modelfile based on this, replace FROM with:\n"
+        f"# FROM {model.name.short}\n\n"
+        f"{print_modelfile(commands)}"
+    )

@@ -1,0 +1,67 @@
+"""What a model's prompt is made of: its chat template and the special tokens that it may name."""
+
+from __future__ import annotations
+
+import mmap
+from pathlib import Path
+
+import msgspec
+
+from hearthd.api.opening import Opened
+from hearthd.api.services import Services
+from hearthd.prompt.render import Specials, Turn, render
+from hearthd.store.variant import VariantInfo
+
+
+class _AddedToken(msgspec.Struct, frozen=True):
+    id: int
+    content: str
+
+
+class _Tokenizer(msgspec.Struct, frozen=True):
+    added_tokens: list[_AddedToken] = []
+
+
+_decoder = msgspec.json.Decoder(_Tokenizer)
+
+
+class Template(msgspec.Struct, frozen=True):
+    """Turns into prompts, the model's way. `text` is None where the checkpoint has no template of its own."""
+
+    text: str | None
+    specials: Specials
+
+    def render(self, turns: list[Turn]) -> str:
+        """The prompt. BadRequest where the template refuses the conversation."""
+        return render(turns, self.text, self.specials)
+
+
+def template_of(services: Services, opened: Opened) -> Template:
+    """The model's template; the model must have been converted, as it is once it is loaded."""
+    digest = opened.contents.model_digest
+    source = services.store.source_info(digest)
+    variants = services.store.variants(digest)
+    specials = _specials(*variants[0]) if variants else Specials()
+    return Template(source.chat_template if source else None, specials)
+
+
+def _specials(directory: Path, info: VariantInfo) -> Specials:
+    texts = {token.id: token.content for token in _added_tokens(directory / info.tokenizer)}
+    return Specials(
+        bos=texts.get(info.bos_id, "") if info.bos_id is not None else "",
+        eos=texts.get(info.eos_ids[0], "") if info.eos_ids else "",
+        adds_bos=info.add_bos,
+    )
+
+
+def _added_tokens(path: Path) -> list[_AddedToken]:
+    """The special tokens in a tokenizer.json of many MiB, without reading the rest into memory."""
+    try:
+        with (
+            path.open("rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+            memoryview(data) as view,
+        ):
+            return _decoder.decode(view).added_tokens
+    except (OSError, ValueError, msgspec.DecodeError):  # a damaged variant is the runner's to refuse
+        return []

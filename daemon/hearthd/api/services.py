@@ -1,0 +1,18 @@
+"""What handlers work with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hearthd.config import Config
+from hearthd.scheduler.scheduler import Scheduler
+from hearthd.store.store import ModelStore
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The daemon's parts, made by the composition root."""
+
+    config: Config
+    store: ModelStore
+    scheduler: Scheduler

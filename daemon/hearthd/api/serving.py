@@ -1,0 +1,125 @@
+"""The HTTP server: uvicorn with httptools, its lifetime in our hands."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Generator
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from hearthd.errors import HearthError
+
+MAX_HEAD_BYTES = 64 << 10  # request line and headers
+IDLE_CONNECTION_S = 75
+BACKLOG = 512
+_CANCEL_S = 2.0  # for cancelled requests to say their last line
+
+
+class ListenFailed(HearthError):
+    """The address cannot be listened on."""
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """Bounds what a client may send before its headers end."""
+
+    _head_bytes = 0
+    _in_head = True
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes from the client; a head that never ends is refused."""
+        super().data_received(data)
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+                self.send_400_response(f"request headers exceed {MAX_HEAD_BYTES} bytes")
+
+    def on_headers_complete(self) -> None:
+        """The head has ended."""
+        self._in_head = False
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The next head begins."""
+        self._in_head, self._head_bytes = True, 0
+        super().on_message_complete()
+
+
+class HttpServer(uvicorn.Server):
+    """Serves until `stop`; then running requests have `drain_s` seconds to finish."""
+
+    def __init__(self, app: Any, drain_s: float) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=HttpProtocol,
+                ws="none",
+                lifespan="off",
+                interface="asgi3",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                backlog=BACKLOG,
+                timeout_keep_alive=IDLE_CONNECTION_S,
+                timeout_graceful_shutdown=drain_s,  # type: ignore[arg-type]
+            )
+        )
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """Listen no longer, and end when the running requests have. A second call ends them now."""
+        if self._stopping.is_set():
+            self.force_exit = True
+            self._cancel_requests()
+        self._stopping.set()
+
+    async def main_loop(self) -> None:
+        """Until `stop`; uvicorn's own loop wakes ten times a second."""
+        while not self._stopping.is_set():
+            await self.on_tick(0)  # the Date header
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), 1.0)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Drain; then cancelled requests get a moment for their last line."""
+        await super().shutdown(sockets)
+        if self.server_state.tasks:
+            self._cancel_requests()
+            await asyncio.wait(set(self.server_state.tasks), timeout=_CANCEL_S)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Signals are the composition root's."""
+        yield
+
+    def _cancel_requests(self) -> None:
+        for task in self.server_state.tasks:
+            task.cancel()
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A bound socket. An empty host is every address of this machine. ListenFailed says what is in the way."""
+    try:
+        family, _, _, _, address = _address(host, port)
+        return socket.create_server(
+            address[:2],
+            family=family,
+            backlog=BACKLOG,
+            dualstack_ipv6=family == socket.AF_INET6 and address[0] == "::",
+        )
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ListenFailed(
+            f"cannot listen on {host or '*'}:{port}: {reason}; set HEARTH_HOST to another address"
+        ) from None
+
+
+def _address(host: str, port: int) -> Any:
+    if not host:
+        host = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"  # noqa: S104 (asked for)
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    return min(found, key=lambda entry: entry[0] != socket.AF_INET)

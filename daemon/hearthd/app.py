@@ -1,0 +1,138 @@
+"""The composition root: makes the daemon's parts, runs them, and takes them down again."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import signal
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import uvloop
+
+from hearthd import __version__, log, starter
+from hearthd.api.guard import Guard
+from hearthd.api.routes import Api
+from hearthd.api.services import Services
+from hearthd.api.serving import HttpServer, listen
+from hearthd.config import Config
+from hearthd.duration import SECOND_NS
+from hearthd.errors import ExportFailed, HearthError
+from hearthd.registry.create import Progress, ensure_variant
+from hearthd.scheduler.runner import ProcessRunner
+from hearthd.scheduler.scheduler import Scheduler
+from hearthd.store.store import ModelStore, StoredModel, open_store
+from hearthd.store.variant import VariantInfo
+
+NUM_THREADS = 2  # for disk work that must not hold up the event loop
+
+logger = logging.getLogger(__name__)
+
+
+def run(config: Config, *, with_starter: bool) -> int:
+    """Serve until a signal; the exit status. A reason not to start is one sentence on standard error."""
+    log.configure(config.log_level)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve(config, with_starter=with_starter))
+    except HearthError as error:
+        sys.stderr.write(f"hearth: {error}\n")
+        return 1
+    return 0
+
+
+async def serve(config: Config, *, with_starter: bool) -> None:
+    """Listen, serve, drain, stop. HearthError where it cannot begin."""
+    for warning in config.warnings:
+        logger.warning("%s", warning)
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(NUM_THREADS))
+    with listen(config.host.name, config.host.port) as socket:
+        store = open_store(config.models, config.cache)
+        _tidy(store, config)
+        scheduler = _scheduler(config, store)
+        api = Api(Services(config, store, scheduler), Guard(config.host.name, config.origins))
+        server = HttpServer(api, config.drain_timeout_ns / SECOND_NS)
+        _stop_on_signals(server, scheduler)
+        beginning = asyncio.create_task(_begin(config, store, with_starter))
+        _forget_the_start()
+        try:
+            await server.serve(sockets=[socket])
+        finally:
+            beginning.cancel()
+            await scheduler.stop()
+    logger.info("stopped")
+
+
+def _tidy(store: ModelStore, config: Config) -> None:
+    if not store.writable:
+        logger.warning("the store %s is read-only: models can be used, not created or deleted", store.root)
+    store.tidy()
+    if not config.noprune:
+        store.prune()
+
+
+def _scheduler(config: Config, store: ModelStore) -> Scheduler:
+    return Scheduler(
+        partial(prepare, store),
+        spawn=partial(ProcessRunner.start, timeout_s=config.load_timeout_ns / SECOND_NS),
+        keep_alive_ns=config.keep_alive_ns,
+        num_ctx=config.context_length,
+        num_threads=config.num_threads,
+        max_queue=config.max_queue,
+        max_loaded=config.max_loaded_models,
+    )
+
+
+async def prepare(store: ModelStore, model: StoredModel) -> tuple[Path, VariantInfo]:
+    """A variant of the model that this device runs, converted now where there is none. ExportFailed, StoreError."""
+    contents = store.contents(model)
+    if contents.model_path is None:
+        raise ExportFailed(f"{model.name.short} holds no checkpoint that can be run")
+    await ensure_variant(store, contents.model_digest, _stage_log(model.name.short))
+    found = store.variants(contents.model_digest)
+    if not found:
+        raise ExportFailed(f"{model.name.short}: the converter left no variant")
+    return found[0]
+
+
+def _stage_log(name: str) -> Callable[[Progress], None]:
+    """Tells the log of each new stage."""
+    last = ""
+
+    def report(progress: Progress) -> None:
+        nonlocal last
+        if progress.status != last:
+            last = progress.status
+            logger.info("%s: %s", name, last)
+
+    return report
+
+
+def _stop_on_signals(server: HttpServer, scheduler: Scheduler) -> None:
+    def stop(number: signal.Signals) -> None:
+        logger.info("%s: stopping", number.name)
+        scheduler.start_drain()
+        server.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop, number)
+
+
+async def _begin(config: Config, store: ModelStore, with_starter: bool) -> None:
+    """Say that the daemon serves; make the starter model where it is wanted."""
+    url = config.host.connectable.url
+    logger.info("hearth %s listens on %s, models in %s", __version__, url, store.root)
+    if with_starter:
+        await starter.begin(store, url)
+    elif not store.models():
+        logger.info("%s", starter.how_to_get_a_model(url))
+
+
+def _forget_the_start() -> None:
+    """What was made until now stays; the collector need not look at it again."""
+    gc.collect()
+    gc.freeze()
