@@ -1,0 +1,32 @@
+# Every target does the set-up that it needs; see setup.sh.
+.PHONY: run test test-slow lint format bench clean
+BIN := .venv/bin
+
+run:
+	@sh setup.sh run
+	@exec $(BIN)/hearth serve --starter
+
+test: lint
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow:
+	@sh setup.sh dev
+	$(BIN)/python -m pytest -m slow
+
+lint:
+	@sh setup.sh dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format:
+	@sh setup.sh dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench:
+	@sh setup.sh dev
+	$(BIN)/python -m bench
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

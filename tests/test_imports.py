@@ -1,0 +1,96 @@
+"""Who may import whom, as daemon/README.md says; read from the source, nothing is run."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCES = {"hearthd": ROOT / "daemon" / "hearthd", "hearth_export": ROOT / "export" / "hearth_export"}
+
+# leaves that everybody in hearthd may import
+LEAVES = {"hearthd", "hearthd.errors", "hearthd.duration", "hearthd.memory"}
+
+# place -> what it may import of ours, beside the leaves and itself; the composition root may import everything
+ALLOWED = {
+    "hearthd.api": {"hearthd.prompt", "hearthd.scheduler", "hearthd.store", "hearthd.registry", "hearthd.options",
+                    "hearthd.modelfile", "hearthd.config", "hearthd.engine.frames"},
+    "hearthd.prompt": set(),
+    "hearthd.scheduler": {"hearthd.store", "hearthd.engine.frames"},
+    "hearthd.engine": {"hearthd.store.variant"},
+    "hearthd.engine.frames": set(),
+    "hearthd.store": set(),
+    "hearthd.registry": {"hearthd.store", "hearthd.modelfile", "hearthd.options"},
+    "hearthd.config": set(),
+    "hearthd.options": {"hearthd.engine.frames"},
+    "hearthd.modelfile": {"hearthd.options"},
+    "hearthd.log": set(),
+    "hearthd.starter": {"hearthd.store", "hearthd.registry"},
+    "hearth_export": {"hearthd.store"},
+}  # fmt: skip
+ROOTS = {"hearthd.app", "hearthd.cli", "hearthd.__main__"}
+HEAVY = {"numpy", "onnx", "onnxruntime", "tokenizers", "torch", "optimum", "gguf", "httpx"}
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    for package, root in SOURCES.items():
+        for path in sorted(root.rglob("*.py")):
+            parts = (package, *path.relative_to(root).with_suffix("").parts)
+            yield ".".join(part for part in parts if part != "__init__"), path
+
+
+def imports(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def within(name: str, place: str) -> bool:
+    return name == place or name.startswith(place + ".")
+
+
+def place_of(module: str) -> str:
+    """The most specific row of ALLOWED that holds the module."""
+    rows = [place for place in ALLOWED if within(module, place)]
+    return max(rows, key=len, default="")
+
+
+@pytest.mark.parametrize(("module", "path"), list(modules()), ids=lambda value: value if isinstance(value, str) else "")
+def test_module_imports_only_what_its_place_allows(module: str, path: Path) -> None:
+    if module in ROOTS or module in LEAVES:
+        return
+    place = place_of(module)
+    assert place, f"{module} has no row in ALLOWED"
+    ours = {name for name in imports(path) if name.split(".")[0] in SOURCES}
+    known = {name for name, _ in modules()}
+    for name in ours:
+        target = name if name in known else name.rpartition(".")[0]
+        allowed = target in LEAVES or within(target, place) or any(within(target, row) for row in ALLOWED[place])
+        assert allowed, f"{module} imports {name}"
+
+
+def test_leaves_import_nothing_of_ours_but_leaves() -> None:
+    for module, path in modules():
+        if module in LEAVES:
+            ours = {name for name in imports(path) if name.split(".")[0] in SOURCES}
+            assert all(name in LEAVES or name.rpartition(".")[0] in LEAVES for name in ours), module
+
+
+def test_daemon_source_never_imports_the_exporter() -> None:
+    users = [module for module, path in modules() if within(module, "hearthd") and "hearth_export" in imports(path)]
+    assert users == []
+
+
+def test_idle_daemon_imports_no_numeric_library() -> None:
+    program = "import sys, hearthd.app, hearthd.cli; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert HEAVY.isdisjoint(loaded), HEAVY.intersection(loaded)
