@@ -15,8 +15,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
-from contextlib import suppress
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
 from pathlib import Path
 
 import msgspec
@@ -65,7 +65,7 @@ _source_decoder = msgspec.json.Decoder(SourceInfo)
 
 async def convert(
     source: Path, digest: str, variant_root: Path, *, python: str = sys.executable
-) -> AsyncIterator[ExportProgress]:
+) -> AsyncGenerator[ExportProgress, None]:
     """Convert the checkpoint `source`; what comes is its progress, the last one with `variant` set.
 
     Callers that ask for the same `variant_root` at the same time share one conversion, which ends when the
@@ -75,8 +75,9 @@ async def convert(
     conversion = _running.get(variant_root)
     if conversion is None:
         conversion = _running[variant_root] = _Conversion(source, digest, variant_root, python)
-    async for progress in conversion.follow():
-        yield progress
+    async with aclosing(conversion.follow()) as steps:
+        async for progress in steps:
+            yield progress
 
 
 async def inspect(source: Path, verbose: bool = False, *, python: str = sys.executable) -> SourceInfo:
@@ -118,7 +119,7 @@ class _Conversion:
         arguments = ("convert", str(source), "--digest", digest, "--out", str(variant_root))
         self._task = asyncio.create_task(self._run(python, arguments))
 
-    async def follow(self) -> AsyncIterator[ExportProgress]:
+    async def follow(self) -> AsyncGenerator[ExportProgress, None]:
         """Progress until the end; the last follower to leave stops the converter."""
         self._num_followers += 1
         seen: ExportProgress | None = None
