@@ -3,8 +3,8 @@
 The names and their regexes are those of llama.cpp (src/llama-vocab.cpp, `llm_tokenizer_bpe` and `impl::load`), which in
 turn took each regex from the `pre_tokenizer` of the model's own tokenizer.json on Hugging Face. Where llama.cpp only
 approximates one (capitals and combining marks in tekken and gpt-4o, spaces beyond ASCII in deepseek-coder), the model's
-own stands here. Patterns apply one after the other, each splitting what the one before left whole. They are Oniguruma's,
-as the `tokenizers` library takes them.
+own stands here. Patterns apply one after the other, each splitting what the one before left whole. They are written for
+Oniguruma, which the `tokenizers` library uses.
 """
 
 from __future__ import annotations

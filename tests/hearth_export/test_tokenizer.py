@@ -4,6 +4,7 @@ import random
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -77,17 +78,23 @@ def test_real_vocabulary_names_its_special_tokens(smollm2: TokenizerFiles) -> No
 # -- byte-level BPE ----------------------------------------------------------------------------------------------------
 
 
-def byte_level(**changes: Meta) -> dict[str, Meta]:
-    """A vocabulary in which every two bytes of a word merge, in random order: each word boundary shows in the ids."""
+@cache
+def pairwise_vocabulary() -> tuple[list[str], list[str]]:
     chars = byte_chars()
     pairs = [(left, right) for left in chars for right in chars]
     random.Random(3).shuffle(pairs)
     tokens = [*chars, *(left + right for left, right in pairs), "<|end|>", "<bos>", "<tool>"]
+    return tokens, [f"{left} {right}" for left, right in pairs]
+
+
+def byte_level(**changes: Meta) -> dict[str, Meta]:
+    """A vocabulary in which every two bytes of a word merge, in random order: each word boundary shows in the ids."""
+    tokens, merges = pairwise_vocabulary()
     return {
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": "gpt-2",
         "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.merges": [f"{left} {right}" for left, right in pairs],
+        "tokenizer.ggml.merges": merges,
         "tokenizer.ggml.token_type": [1] * (len(tokens) - 3) + [3, 3, 4],
         "tokenizer.ggml.bos_token_id": len(tokens) - 2,
         "tokenizer.ggml.eos_token_id": len(tokens) - 3,

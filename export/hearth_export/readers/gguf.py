@@ -254,6 +254,7 @@ class _Parser:
         num_tensors = self.count("tensor_count", _U64, MAX_TENSORS, 24)
         num_keys = self.count("metadata_kv_count", _U64, MAX_KEYS, 13)
         metadata = self.metadata(num_keys)
+        self.refuse_part(metadata)
         infos = self.tensor_infos(num_tensors)
         alignment = self.alignment(metadata)
         tensors = self.place(infos, alignment)
@@ -328,6 +329,14 @@ class _Parser:
                 self.bad(f"metadata key {index} is {'a second of this name' if key else 'empty'}")
             metadata[key] = self.value(key)
         return metadata
+
+    def refuse_part(self, metadata: dict[str, Value]) -> None:
+        self.field = "split.count"
+        parts = metadata.get("split.count", 0)
+        if parts not in (0, 1):
+            self.unsupported(
+                f"the file is one of {_describe(parts)} parts; merge them first (llama-gguf-split --merge)"
+            )
 
     def value(self, key: str) -> Value:
         type_id = int(self.take(_U32))

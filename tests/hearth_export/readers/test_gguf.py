@@ -253,6 +253,11 @@ BAD: dict[str, tuple[bytes, type[ExportError], str]] = {
     "alignment_not_a_power": (header(0, 1) + key_value("general.alignment", 48), BadCheckpoint, "alignment: '48'"),
     "alignment_zero": (header(0, 1) + key_value("general.alignment", 0), BadCheckpoint, "general.alignment: '0'"),
     "alignment_text": (header(0, 1) + key_value("general.alignment", "x"), BadCheckpoint, "general.alignment: 'x'"),
+    "part": (
+        header(0, 1) + key_value("split.count", np.uint16(3)),
+        UnsupportedModel,
+        "split.count: the file is one of '3' .* parts; merge",
+    ),
     "tensor_truncated": (header(1, 0) + BIAS[:-4] + b"", BadCheckpoint, "tensor bias: the file is truncated"),
     "tensor_without_name": (header(1, 0) + tensor_info("", (8,), 0, 0), BadCheckpoint, "tensor 0 has no name"),
     "tensor_name_not_utf8": (header(1, 0) + tensor_info(b"\xff", (8,), 0, 0), BadCheckpoint, "name of tensor 0: .*xff"),
