@@ -15,7 +15,10 @@ from numpy.typing import NDArray
 
 from hearth_export.ggml import BLOCK_TYPES
 
-Meta = str | bool | int | float | Sequence[str] | Sequence[bool] | Sequence[int] | Sequence[float] | NDArray[np.generic]
+Meta = (
+    str | bool | int | float | Sequence[str] | Sequence[bool] | Sequence[int] | Sequence[float]
+    | np.generic | NDArray[np.generic]
+)  # fmt: skip
 
 _NUMPY_TYPES = {
     "uint8": 0, "int8": 1, "uint16": 2, "int16": 3, "uint32": 4, "int32": 5, "float32": 6, "bool": 7,
