@@ -1,4 +1,4 @@
-"""A plain float32 llama in numpy: the reference that converted models are compared with. Slow and obvious on purpose."""
+"""A plain float32 llama in numpy: the reference that converted models are compared with.."""
 
 from __future__ import annotations
 

@@ -9,15 +9,15 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from tests.hearth_export.gguf_writer import Meta, write_gguf, write_tiny_llama
-from tests.hearth_export.llama_cpp import Tokenize, tokenizer_of
-from tests.hearth_export.tricky_texts import TRICKY, fuzzed
 from tokenizers import Tokenizer
 
 from hearth_export.errors import BadCheckpoint, UnsupportedModel
 from hearth_export.readers.gguf import MetaArray, open_gguf
 from hearth_export.tokenizer import TokenizerFiles, build, byte_chars
 from hearth_export.tokenizer_pre import PRE_TOKENIZERS
+from tests.hearth_export.gguf_writer import Meta, write_gguf, write_tiny_llama
+from tests.hearth_export.llama_cpp import Tokenize, tokenizer_of
+from tests.hearth_export.tricky_texts import TRICKY, fuzzed
 
 
 def encoder(files: TokenizerFiles) -> Callable[[str], list[int]]:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from hearthd.engine.frames import Load
 from hearthd.scheduler.runner import Runner
 from hearthd.store import media
 from hearthd.store.store import StoredModel
@@ -16,18 +15,28 @@ from hearthd.store.store import StoredModel
 FOREVER_NS = (1 << 63) - 1
 LONGEST_TIMER_NS = 10 * 365 * 86_400 * 1_000_000_000  # ten years: longer ones run without a timer
 
+MIN_NUM_CTX = 4
+
 
 class LoadOptions(msgspec.Struct, frozen=True):
     """Load-time options of a request. None: whatever is loaded will do, else the server's default."""
 
     num_ctx: int | None = None  # tokens
     num_batch: int | None = None  # prompt tokens evaluated at once
-    num_thread: int | None = None  # 0: the runner decides
+    num_thread: int | None = None  # 0 or less: as None
 
     def met_by(self, other: LoadOptions) -> bool:
         """Whether a model loaded with `other` serves a request that asks for these."""
         asked = ((self.num_ctx, other.num_ctx), (self.num_batch, other.num_batch), (self.num_thread, other.num_thread))
         return all(mine is None or mine == theirs for mine, theirs in asked)
+
+    def clamped(self, context_length: int) -> LoadOptions:
+        """These as a model of that context length gets them: num_ctx and num_batch in range, num_thread set or None."""
+        return LoadOptions(
+            num_ctx=None if self.num_ctx is None else min(max(self.num_ctx, MIN_NUM_CTX), context_length),
+            num_batch=None if self.num_batch is None else max(1, self.num_batch),
+            num_thread=self.num_thread if self.num_thread and self.num_thread > 0 else None,
+        )
 
 
 def load_key(model: StoredModel) -> str:
@@ -42,8 +51,8 @@ class LoadedModel:
 
     key: str
     model: StoredModel  # the one it was loaded for
-    options: LoadOptions  # as asked for
-    frame: Load
+    options: LoadOptions  # that it was loaded with, none of them None
+    context_length: int  # tokens, of the model
     runner: Runner
     keep_alive_ns: int
     num_users: int = 0
@@ -54,11 +63,8 @@ class LoadedModel:
 
     def serves(self, options: LoadOptions) -> bool:
         """Whether a new request with these options may use it."""
-        return self.runner.alive and not self.leaving and (options.met_by(self.options) or options.met_by(self._actual))
-
-    @property
-    def _actual(self) -> LoadOptions:
-        return LoadOptions(self.runner.loaded.num_ctx, self.frame.num_batch, self.frame.num_threads)
+        usable = self.runner.alive and not self.leaving
+        return usable and options.clamped(self.context_length).met_by(self.options)
 
     def stop_timer(self) -> None:
         """No deadline while it is in use."""

@@ -35,7 +35,6 @@ from hearthd.store.variant import VariantInfo
 log = logging.getLogger(__name__)
 
 RUNNER_BYTES = 64 << 20  # a runner without a model: interpreter, NumPy, ONNX Runtime
-MIN_NUM_CTX = 4
 DEFAULT_NUM_BATCH = 512
 BUSY = "server busy, please try again.  maximum pending requests exceeded"
 STOPPING = "the server is stopping"
@@ -223,7 +222,7 @@ class Scheduler:
         if old is not None:
             await self._vacate(old, "reload")
         directory, info = await self._prepare(ticket.model)
-        frame = self._frame(directory, info, ticket.options)
+        frame = self._load_frame(directory, ticket.options, info.context_length)
         needed_bytes = RUNNER_BYTES + info.weight_bytes + info.kv_bytes_per_token * frame.num_ctx
         self._loading_frame, self._loading_bytes = frame, needed_bytes
         await self._make_room(name, needed_bytes)
@@ -231,15 +230,17 @@ class Scheduler:
         runner = await self._spawn_with_room(frame)
         ready = runner.loaded
         log.info("ready %s: %d MiB, %.2f s, %s", name, ready.size_bytes >> 20, ready.load_ns / 1e9, ready.device)
-        return LoadedModel(ticket.key, ticket.model, ticket.options, frame, runner, self._keep_alive_ns)
+        options = LoadOptions(frame.num_ctx, frame.num_batch, frame.num_threads)
+        return LoadedModel(ticket.key, ticket.model, options, info.context_length, runner, self._keep_alive_ns)
 
-    def _frame(self, directory: Path, info: VariantInfo, options: LoadOptions) -> Load:
-        asked = self._num_ctx if options.num_ctx is None else options.num_ctx
+    def _load_frame(self, directory: Path, asked: LoadOptions, context_length: int) -> Load:
+        """What the runner is told: what was asked for, else the defaults."""
+        asked = asked.clamped(context_length)
         return Load(
             variant_dir=str(directory),
-            num_ctx=min(max(asked, MIN_NUM_CTX), info.context_length),
-            num_threads=options.num_thread or self._num_threads,
-            num_batch=max(1, DEFAULT_NUM_BATCH if options.num_batch is None else options.num_batch),
+            num_ctx=min(self._num_ctx, context_length) if asked.num_ctx is None else asked.num_ctx,
+            num_threads=self._num_threads if asked.num_thread is None else asked.num_thread,
+            num_batch=DEFAULT_NUM_BATCH if asked.num_batch is None else asked.num_batch,
         )
 
     async def _spawn_with_room(self, frame: Load) -> Runner:

@@ -9,11 +9,11 @@ import gguf as reference
 import numpy as np
 import pytest
 from gguf import quants
-from tests.hearth_export.gguf_writer import Tensor, array, header, key_value, string, tensor_info, typed, write_gguf
 
 from hearth_export.errors import BadCheckpoint, ExportError, UnsupportedModel
 from hearth_export.ggml import BLOCK_TYPES, dequantize
 from hearth_export.readers.gguf import GGUF, MetaArray, open_gguf
+from tests.hearth_export.gguf_writer import Tensor, array, header, key_value, string, tensor_info, typed, write_gguf
 
 
 @pytest.fixture(scope="module")
