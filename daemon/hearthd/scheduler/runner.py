@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from itertools import count
-from typing import Protocol
+from typing import Protocol, cast
 
 from msgspec import DecodeError, structs
 
@@ -135,8 +135,7 @@ class _Link(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's are none by class
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost()
