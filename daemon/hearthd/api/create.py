@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
-from typing import cast
 
 from hearthd import modelfile
 from hearthd.api.exchange import BARE_JSON, Exchange
@@ -31,9 +30,7 @@ async def create(services: Services, exchange: Exchange) -> None:
     request = await exchange.bind(CreateRequest, services.config.max_body_bytes)
     spec = await spec_of(request)
     exchange.watch()
-    steps = cast(
-        "AsyncGenerator[registry.Progress]", registry.create(services.store, spec, noprune=services.config.noprune)
-    )
+    steps = registry.create(services.store, spec, noprune=services.config.noprune)
     async with aclosing(steps):
         await (_stream(exchange, steps) if request.stream else _last(exchange, steps))
 

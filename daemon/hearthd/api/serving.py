@@ -8,10 +8,14 @@ import socket
 from collections.abc import Generator
 from typing import Any
 
-import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-
+from hearthd.api import uvicorn_bare
 from hearthd.errors import HearthError
+
+uvicorn_bare.install()
+
+from uvicorn.config import Config  # noqa: E402
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol  # noqa: E402
+from uvicorn.server import Server  # noqa: E402
 
 MAX_HEAD_BYTES = 64 << 10  # request line and headers
 IDLE_CONNECTION_S = 75
@@ -48,12 +52,12 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
 
-class HttpServer(uvicorn.Server):
+class HttpServer(Server):
     """Serves until `stop`; then running requests have `drain_s` seconds to finish."""
 
     def __init__(self, app: Any, drain_s: float) -> None:
         super().__init__(
-            uvicorn.Config(
+            Config(
                 app,
                 http=HttpProtocol,
                 ws="none",

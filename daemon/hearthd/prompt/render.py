@@ -8,6 +8,8 @@ from typing import Any
 
 import msgspec
 
+from hearthd.prompt import jinja
+
 
 class Turn(msgspec.Struct, frozen=True):
     """One message of a conversation as a template sees it."""
@@ -32,8 +34,6 @@ def render(turns: Sequence[Turn], template: str | None, specials: Specials) -> s
     """
     if not template:
         return _plain(turns)
-    from hearthd.prompt import jinja
-
     is_open = bool(turns) and turns[-1].role == "assistant"
     shown = turns[:-1] if is_open else turns
     text = jinja.render(
