@@ -320,13 +320,16 @@ def open_store(root: Path, cache: Path | None = None) -> ModelStore:
     A store that cannot be written is opened for reading, its variants below `cache`.
     Raises StoreError where there is no store and none can be made.
     """
+    kept = (root, root / "manifests", root / "blobs")
     try:
-        for directory in (root, root / "manifests", root / "blobs"):
+        for directory in kept:
             directory.mkdir(mode=DIR_MODE, parents=True, exist_ok=True)
     except OSError as error:
         if not (root / "manifests").is_dir():
             raise StoreError(f"the store {root} cannot be made: {error.strerror}; set HEARTH_MODELS") from error
-    writable = all(os.access(path, os.W_OK | os.X_OK) for path in (root, root / "manifests", root / "blobs"))
+    writable = all(
+        os.access(path, os.W_OK | os.X_OK, effective_ids=True) for path in (root, root / "manifests", root / "blobs")
+    )
     return ModelStore(root, variants=None if writable else cache, writable=writable)
 
 

@@ -38,7 +38,6 @@ def present_name(layer: int, kind: str) -> str:
     return f"present.{layer}.{kind}"
 
 
-
 class VariantInfo(msgspec.Struct, frozen=True, kw_only=True):
     """variant.json: all that a runner must know before it opens the graph."""
 
