@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from itertools import count
-from typing import Protocol, cast
+from typing import Protocol, cast, cast
 
 from msgspec import DecodeError, structs
 
