@@ -1,0 +1,551 @@
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from hearthd.errors import LoadFailed, Overloaded, RunnerDied
+from hearthd.scheduler.lease import LoadOptions
+from tests.hearthd.scheduler.stage import (
+    CONTEXT_LENGTH,
+    MINUTE_NS,
+    Stage,
+    hold,
+    refusal,
+    run,
+    stored,
+    touch,
+    until,
+    variant,
+)
+
+A, B, C = stored("a"), stored("b"), stored("c")
+MS_NS = 1_000_000
+
+
+# keep alive
+
+
+def test_a_second_request_uses_the_loaded_model() -> None:
+    async def scenario() -> None:
+        stage = Stage()
+        scheduler = stage.scheduler()
+        first, second = await touch(scheduler, A), await touch(scheduler, A)
+        assert first.runner is second.runner
+        await scheduler.stop()
+
+    run(scenario())
+
+
+def test_the_clock_starts_at_the_end_of_the_last_request() -> None:
+    async def scenario() -> None:
+        stage = Stage()
+        scheduler = stage.scheduler(keep_alive_ns=30 * MS_NS)
+        holder = hold(scheduler, A)
+        await until(lambda: holder.lease)
+        await asyncio.sleep(0.1)
+        assert stage.living == ["a:latest"]
+        await holder.let_go()
+        await until(lambda: not stage.living)
+        assert scheduler.loaded() == []
+        await scheduler.stop()
+
+    run(scenario())
+
+
+def test_a_request_within_the_time_stops_the_clock() -> None:
+    async def scenario() -> None:
+        stage = Stage()
+        scheduler = stage.scheduler(keep_alive_ns=50 * MS_NS)
+        await touch(scheduler, A)
+        holder = hold(scheduler, A)
+        await asyncio.sleep(0.15)
+        assert stage.living == ["a:latest"]
+        await holder.let_go()
+        await until(lambda: not stage.living)
+        await scheduler.stop()
+
+    run(scenario())
+
+
+def test_keep_alive_zero_unloads_after_the_last_of_two_requests() -> None:
+    async def scenario() -> None:
+        stage = Stage()
+        scheduler = stage.scheduler()
+        first, second = hold(scheduler, A), hold(scheduler, A, keep_alive_ns=0)
+        await until(lambda: first.lease and second.lease)
+        await second.let_go()
+        assert stage.living == ["a:latest"]
+        await first.let_go()
+        await until(lambda: not stage.living)
+        await scheduler.stop()
+
+    run(scenario())
+
+
+def test_a_request_without_keep_alive_leaves_the_duration_as_it_is() -> None:
+    async def scenario() -> None:
+        stage = Stage()
+        scheduler = stage.scheduler()
+        await touch(scheduler, A, keep_alive_ns=60 * MINUTE_NS)
+        await touch(scheduler, A)
+        [status] = scheduler.loaded()
+        assert status.expires_at_ns is not None
+        assert status.expires_at_ns > time.time_ns() + 50 * MINUTE_NS
+        await scheduler.stop()
+
+    run(scenario())
+
+
+def test_a_new_load_gets_the_default_duration() -> None:
+    async def scenario() -> None:
+        scheduler = Stage().scheduler(keep_alive_ns=5 * MINUTE_NS)
+        await touch(scheduler, A)
+        [status] = scheduler.loaded()
+        assert status.expires_at_ns is not None
+        assert abs(status.expires_at_ns - time.time_ns() - 5 * MINUTE_NS) < MINUTE_NS
+        await scheduler.stop()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("keep_alive_ns", [-1, -(2**63), 2**63 - 1, 2**70])
+def test_negative_and_huge_durations_are_for_ever(keep_alive_ns: int) -> None:
+    async def scenario() -> None:
+        stage = Stage()
+        scheduler = stage.scheduler()
+        await touch(scheduler, A, keep_alive_ns=keep_alive_ns)
+        [status] = scheduler.loaded()
+        assert status.expires_at_ns is None
+        assert stage.living == ["a:latest"]
+        await scheduler.stop()
+
+    run(scenario())
+
+
+def test_expire_unloads_an_idle_model_at_once() -> None:
+    async def scenario() -> None:
+        stage = Stage()
+        scheduler = stage.scheduler()
+        await touch(scheduler, A)
+        scheduler.expire(A)
+        assert scheduler.loaded() == []
+        await until(lambda: not stage.living)
+        await scheduler.stop()
+
+    run(scenario())
+
+
+def test_expire_lets_the_running_request_finish() -> None:
+    async def scenario() -> None:
+        stage = Stage()
+        scheduler = stage.scheduler()
+        holder = hold(scheduler, A)
+        await until(lambda: holder.lease)
+        scheduler.expire(A)
+        await asyncio.sleep(0.05)
+        assert stage.living == ["a:latest"]
+        await holder.let_go()
+        await until(lambda: not stage.living)
+        await scheduler.stop()
+
+    run(scenario())
+
+
+def test_expire_of_a_model_that_is_not_loaded_does_nothing() -> None:
+    async def scenario() -> None:
+        scheduler = Stage().scheduler()
+        scheduler.expire(A)
+        assert scheduler.loaded() == []
+        await scheduler.stop()
+
+    run(scenario())
+
+
+def test_loaded_lists_the_longest_expiry_first_and_tells_sizes() -> None:
+    async def scenario() -> None:
+        stage = Stage(model_bytes=123)
+        scheduler = stage.scheduler()
+        await touch(scheduler, A, keep_alive_ns=1 * MINUTE_NS)
+        await touch(scheduler, B, keep_alive_ns=-1)
+        await touch(scheduler, C, keep_alive_ns=9 * MINUTE_NS)
+        statuses = scheduler.loaded()
+        assert [status.model.name.short for status in statuses] == ["b:latest", "c:latest", "a:latest"]
+        assert {(status.size_bytes, status.num_ctx, status.loading) for status in statuses} == {(123, 2048, False)}
+        await scheduler.stop()
+
+    run(scenario())
+
+
+# load options
+
+
+def test_a_changed_load_option_reloads_when_the_old_one_is_idle() -> None:
+    async def scenario() -> None:
+        stage = Stage()
+        scheduler = stage.scheduler()
+        old = hold(scheduler, A)
+        await until(lambda: old.lease)
+        new = hold(scheduler, A, LoadOptions(num_ctx=512))
+        await asyncio.sleep(0.05)
+        assert new.lease is None
+        await old.let_go()
+        await until(lambda: new.lease)
+        assert [runner.load.num_ctx for runner in stage.runners] == [2048, 512]
+        assert stage.living == ["a:latest"]
+        await new.let_go()
+        await scheduler.stop()
+
+    run(scenario())
+
+
+def test_a_request_that_does_not_ask_for_num_ctx_takes_what_is_loaded() -> None:
+    async def scenario() -> None:
+        stage = Stage()
+        scheduler = stage.scheduler()
+        await touch(scheduler, A, LoadOptions(num_ctx=512))
+        lease = await touch(scheduler, A)
+        assert lease.runner.loaded.num_ctx == 512
+        assert len(stage.runners) == 1
+        await scheduler.stop()
+
+    run(scenario())
+
+
+def test_num_ctx_beyond_the_models_own_is_cut_and_asking_again_reloads_nothing() -> None:
+    async def scenario() -> None:
+        stage = Stage()
+        scheduler = stage.scheduler(num_ctx=10**6)
+        await touch(scheduler, A)
+        await touch(scheduler, A, LoadOptions(num_ctx=10**7))
+        assert [runner.load.num_ctx for runner in stage.runners] == [CONTEXT_LENGTH]
+        await scheduler.stop()
+
+    run(scenario())
+
+
+def test_two_names_of_one_checkpoint_share_a_runner() -> None:
+    async def scenario() -> None:
+        stage = Stage()
+        scheduler = stage.scheduler()
+        first = await touch(scheduler, stored("one", checkpoint="same"))
+        second = await touch(scheduler, stored("two", checkpoint="same"))
+        assert first.runner is second.runner
+        assert second.model.name.short == "two:latest"
+        await scheduler.stop()
+
+    run(scenario())
+
+
+# the queue
+
+
+def test_requests_for_one_model_share_its_load() -> None:
+    async def scenario() -> None:
+        stage = Stage(gate=asyncio.Event())
+        scheduler = stage.scheduler()
+        holders = [hold(scheduler, A) for _ in range(5)]
+        await until(lambda: stage.prepared)
+        assert stage.gate is not None
+        stage.gate.set()
+        await until(lambda: all(holder.lease for holder in holders))
+        assert len(stage.runners) == 1
+        for holder in holders:
+            await holder.let_go()
+        await scheduler.stop()
+
+    run(scenario())
+
+
+def test_a_full_queue_refuses_with_the_known_sentence() -> None:
+    async def scenario() -> None:
+        stage = Stage(gate=asyncio.Event())
+        scheduler = stage.scheduler(max_queue=2)
+        holders = [hold(scheduler, A), hold(scheduler, B)]
+        await until(lambda: stage.prepared)
+        with pytest.raises(Overloaded, match=r"^server busy, please try again\.  maximum pending requests exceeded$"):
+            await touch(scheduler, C)
+        for holder in holders:
+            await holder.vanish()
+        await scheduler.stop()
+
+    run(scenario())
+
+
+def test_a_loaded_model_serves_while_another_loads() -> None:
+    async def scenario() -> None:
+        stage = Stage()
+        scheduler = stage.scheduler(max_queue=1)
+        await touch(scheduler, A)
+        stage.gate = asyncio.Event()
+        waiting = hold(scheduler, B)
+        await until(lambda: len(stage.prepared) == 2)
+        await touch(scheduler, A)
+        assert waiting.lease is None
+        stage.gate.set()
+        await until(lambda: waiting.lease)
+        await waiting.let_go()
+        await scheduler.stop()
+
+    run(scenario())
+
+
+def test_requests_inside_one_model_are_bounded_too() -> None:
+    async def scenario() -> None:
+        stage = Stage()
+        scheduler = stage.scheduler(max_queue=2)
+        holders = [hold(scheduler, A)]
+        await until(lambda: holders[0].lease)
+        holders += [hold(scheduler, A) for _ in range(2)]
+        await until(lambda: all(holder.lease for holder in holders))
+        with pytest.raises(Overloaded):
+            await touch(scheduler, A)
+        for holder in holders:
+            await holder.let_go()
+        await scheduler.stop()
+
+    run(scenario())
+
+
+def test_a_load_that_nobody_waits_for_is_aborted_and_the_next_one_runs() -> None:
+    async def scenario() -> None:
+        stage = Stage(gate=asyncio.Event())
+        scheduler = stage.scheduler()
+        gone, other = hold(scheduler, A), hold(scheduler, B)
+        await until(lambda: stage.prepared == ["a:latest"])
+        await gone.vanish()
+        await until(lambda: stage.prepared == ["a:latest", "b:latest"])
+        assert stage.aborted == ["a:latest"]
+        assert stage.gate is not None
+        stage.gate.set()
+        await until(lambda: other.lease)
+        assert stage.living == ["b:latest"]
+        await other.let_go()
+        await scheduler.stop()
+
+    run(scenario())
+
+
+def test_a_load_goes_on_while_one_of_two_clients_still_waits() -> None:
+    async def scenario() -> None:
+        stage = Stage(gate=asyncio.Event())
+        scheduler = stage.scheduler()
+        gone, other = hold(scheduler, A), hold(scheduler, A)
+        await until(lambda: stage.prepared)
+        await gone.vanish()
+        assert stage.gate is not None
+        stage.gate.set()
+        await until(lambda: other.lease)
+        assert stage.aborted == []
+        assert stage.prepared == ["a:latest"]
+        await other.let_go()
+        await scheduler.stop()
+
+    run(scenario())
+
+
+def test_a_failed_load_answers_all_who_wait_for_it_and_the_next_request_tries_again() -> None:
+    async def scenario() -> None:
+        stage = Stage(gate=asyncio.Event(), failures=[refusal()])
+        scheduler = stage.scheduler()
+        holders = [hold(scheduler, A) for _ in range(3)]
+        await until(lambda: stage.prepared)
+        assert stage.gate is not None
+        stage.gate.set()
+        answers = await asyncio.gather(*(holder.task for holder in holders), return_exceptions=True)
+        assert [str(answer) for answer in answers] == ["the toy does not load"] * 3
+        await touch(scheduler, A)
+        await scheduler.stop()
+
+    run(scenario())
+
+
+def test_an_unforeseen_error_while_loading_is_told_as_load_failure() -> None:
+    async def scenario() -> None:
+        stage = Stage(info=variant(kv_dtype="unheard of"))
+        scheduler = stage.scheduler()
+        with pytest.raises(LoadFailed, match="cannot be loaded"):
+            await touch(scheduler, A)
+        await scheduler.stop()
+
+    run(scenario())
+
+
+# room
+
+
+def test_beyond_max_loaded_the_idle_model_of_the_shortest_duration_is_evicted() -> None:
+    async def scenario() -> None:
+        stage = Stage()
+        scheduler = stage.scheduler(max_loaded=2)
+        await touch(scheduler, A, keep_alive_ns=9 * MINUTE_NS)
+        await touch(scheduler, B, keep_alive_ns=1 * MINUTE_NS)
+        await touch(scheduler, C)
+        assert sorted(stage.living) == ["a:latest", "c:latest"]
+        await scheduler.stop()
+
+    run(scenario())
+
+
+def test_when_all_are_busy_the_new_model_waits_for_one_to_finish() -> None:
+    async def scenario() -> None:
+        stage = Stage()
+        scheduler = stage.scheduler(max_loaded=1)
+        busy = hold(scheduler, A)
+        await until(lambda: busy.lease)
+        waiting = hold(scheduler, B)
+        await until(lambda: len(stage.prepared) == 2)
+        late = hold(scheduler, A)  # must not keep A busy for ever
+        await asyncio.sleep(0.05)
+        assert waiting.lease is None
+        await busy.let_go()
+        await until(lambda: waiting.lease)
+        assert late.lease is None
+        await waiting.let_go()
+        await until(lambda: late.lease)
+        await late.let_go()
+        await scheduler.stop()
+
+    run(scenario())
+
+
+def test_a_client_that_gives_up_waiting_for_room_leaves_the_busy_model_usable() -> None:
+    async def scenario() -> None:
+        stage = Stage()
+        scheduler = stage.scheduler(max_loaded=1)
+        busy = hold(scheduler, A)
+        await until(lambda: busy.lease)
+        waiting = hold(scheduler, B)
+        await until(lambda: len(stage.prepared) == 2)
+        await asyncio.sleep(0.05)
+        await waiting.vanish()
+        await busy.let_go()
+        await touch(scheduler, A)
+        assert len(stage.runners) == 1
+        await scheduler.stop()
+
+    run(scenario())
+
+
+def test_a_model_that_cannot_fit_is_refused_with_figures_and_evicts_nobody() -> None:
+    async def scenario() -> None:
+        stage = Stage()
+        scheduler = stage.scheduler()
+        await touch(scheduler, A)
+        stage.info = variant(weight_bytes=50 << 30)
+        stage.available_bytes = 2 << 30
+        with pytest.raises(
+            LoadFailed, match=r"requires more system memory \(50\.1 GiB\) than is available \(2\.0 GiB\)"
+        ):
+            await touch(scheduler, B)
+        assert stage.living == ["a:latest"]
+        await scheduler.stop()
+
+    run(scenario())
+
+
+def test_a_runner_that_dies_while_loading_makes_the_others_give_room_once() -> None:
+    async def scenario() -> None:
+        stage = Stage()
+        scheduler = stage.scheduler()
+        await touch(scheduler, A)
+        stage.failures = [RunnerDied("killed")]
+        await touch(scheduler, B)
+        assert stage.living == ["b:latest"]
+        await scheduler.stop()
+
+    run(scenario())
+
+
+def test_alone_a_runner_that_dies_while_loading_is_an_error() -> None:
+    async def scenario() -> None:
+        stage = Stage(failures=[RunnerDied("killed")])
+        scheduler = stage.scheduler()
+        with pytest.raises(RunnerDied):
+            await touch(scheduler, A)
+        await scheduler.stop()
+
+    run(scenario())
+
+
+def test_a_dead_runner_is_dropped_and_the_next_request_loads_again() -> None:
+    async def scenario() -> None:
+        stage = Stage()
+        scheduler = stage.scheduler()
+        holder = hold(scheduler, A)
+        await until(lambda: holder.lease)
+        stage.runners[0].dies()
+        await until(lambda: not scheduler.loaded())
+        await holder.let_go()
+        lease = await touch(scheduler, A)
+        assert lease.runner is stage.runners[1]
+        await scheduler.stop()
+
+    run(scenario())
+
+
+# the end
+
+
+def test_a_draining_scheduler_refuses_and_unloads_what_is_idle() -> None:
+    async def scenario() -> None:
+        stage = Stage()
+        scheduler = stage.scheduler()
+        await touch(scheduler, A)
+        busy = hold(scheduler, B)
+        await until(lambda: busy.lease)
+        scheduler.start_drain()
+        with pytest.raises(Overloaded, match="stopping"):
+            await touch(scheduler, B)
+        await until(lambda: stage.living == ["b:latest"])
+        await busy.let_go()
+        await until(lambda: not stage.living)
+        await scheduler.stop()
+
+    run(scenario())
+
+
+def test_drain_answers_those_who_wait_and_aborts_the_load() -> None:
+    async def scenario() -> None:
+        stage = Stage(gate=asyncio.Event())
+        scheduler = stage.scheduler()
+        waiting = [hold(scheduler, A), hold(scheduler, B)]
+        await until(lambda: stage.prepared)
+        scheduler.start_drain()
+        answers = await asyncio.gather(*(holder.task for holder in waiting), return_exceptions=True)
+        assert [type(answer) for answer in answers] == [Overloaded, Overloaded]
+        await scheduler.stop()
+        assert stage.aborted == ["a:latest"]
+
+    run(scenario())
+
+
+def test_stop_waits_for_running_requests_within_the_time() -> None:
+    async def scenario() -> None:
+        stage = Stage()
+        scheduler = stage.scheduler()
+        busy = hold(scheduler, A)
+        await until(lambda: busy.lease)
+        stopping = asyncio.ensure_future(scheduler.stop(30.0))
+        await asyncio.sleep(0.05)
+        assert stage.living == ["a:latest"]
+        await busy.let_go()
+        await stopping
+        assert stage.runners[0].reason is None
+
+    run(scenario())
+
+
+def test_stop_ends_late_requests_with_a_reason() -> None:
+    async def scenario() -> None:
+        stage = Stage()
+        scheduler = stage.scheduler()
+        busy = hold(scheduler, A)
+        await until(lambda: busy.lease)
+        await scheduler.stop(0.02)
+        assert not stage.living
+        assert isinstance(stage.runners[0].reason, Overloaded)
+        await busy.let_go()
+
+    run(scenario())
