@@ -31,12 +31,14 @@ class HttpProtocol(HttpToolsProtocol):
     """Bounds what a client may send before its headers end."""
 
     _head_bytes = 0
+    _num_heads = 0
     _in_head = True
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the client; a head that never ends is refused."""
+        was_in_head, num_heads = self._in_head, self._num_heads
         super().data_received(data)
-        if self._in_head:
+        if was_in_head and self._num_heads == num_heads:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
                 self.send_400_response(f"request headers exceed {MAX_HEAD_BYTES} bytes")
@@ -44,6 +46,7 @@ class HttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The head has ended."""
         self._in_head = False
+        self._num_heads += 1
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
