@@ -98,10 +98,12 @@ class _Creation:
             with self._held:
                 config, layers = await self._base()
                 layers = await self._overlay(layers)
-                await self._commit(config, layers)
+                replaced = await self._commit(config, layers)
         except BaseException:
             self._store.remove_unused(self._new_digests)
             raise
+        if not self._noprune:
+            self._store.remove_unused(replaced)
         self._report(Progress("success"))
 
     async def _base(self) -> tuple[ImageConfig, list[Layer]]:
@@ -137,20 +139,19 @@ class _Creation:
             ) from None
 
     async def _from_path(self, path: Path) -> tuple[ImageConfig, list[Layer]]:
-        self._report(Progress("parsing GGUF"))
-        await self._inspect(path, str(path))
+        await self._inspect(path, str(path))  # before gigabytes are copied
         digest = await self._import(path)
         return await self._from_blob(digest, str(path))
 
     async def _from_upload(self) -> tuple[ImageConfig, list[Layer]]:
         name, digest = self._uploaded()
-        self._report(Progress("parsing GGUF"))
         self._hold(digest)
         return await self._from_blob(digest, name)
 
     async def _from_blob(self, digest: str, given: str) -> tuple[ImageConfig, list[Layer]]:
         """`given`: what the user calls the file."""
         info = await self._inspect(self._store.blobs.path(digest), given)
+        self._report(Progress("parsing GGUF"))
         await ensure_variant(self._store, digest, self._report, python=self._python)
         self._report_layer(digest)
         return _config(info), [self._layer(media.MODEL, digest)]
@@ -251,7 +252,8 @@ class _Creation:
 
     # the end
 
-    async def _commit(self, config: ImageConfig, layers: list[Layer]) -> None:
+    async def _commit(self, config: ImageConfig, layers: list[Layer]) -> list[str]:
+        """Write the manifest; the digests of the model that it replaces."""
         config = self._finished(config, layers)
         config_layer = await self._put(media.CONFIG, manifest.encode(config))
         data = manifest.encode(Manifest(config=config_layer, layers=tuple(layers)))
@@ -259,8 +261,7 @@ class _Creation:
         replaced = self._digests_of(name)
         self._report(Progress("writing manifest"))
         await _in_thread(lambda: self._store.write_manifest(name, data))
-        if not self._noprune:
-            self._store.remove_unused(replaced)
+        return replaced
 
     def _finished(self, config: ImageConfig, layers: list[Layer]) -> ImageConfig:
         """The config with what follows from the layers."""
