@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from itertools import count
-from typing import Protocol, cast, cast
+from typing import Protocol, cast
 
 from msgspec import DecodeError, structs
 
@@ -125,19 +125,47 @@ def exit_sentence(status: int | None) -> str:
     return f"exit status {status}"
 
 
-class _Link(asyncio.Protocol):
-    """Cuts the byte stream from a runner into frames."""
+async def _start_process(fd: int) -> asyncio.subprocess.Process:
+    """The process that serves the socket `fd`. When cancelled, there is none."""
+    starting = asyncio.ensure_future(
+        asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", "hearthd.engine", "--fd", str(fd)),
+            pass_fds=[fd],
+            start_new_session=True,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+        )
+    )
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        process = await starting
+        process.kill()
+        await process.wait()
+        raise
 
-    def __init__(self, take: Callable[[FromRunner], None], lost: Callable[[], None]) -> None:
-        self._take = take
-        self._lost = lost
+
+class _Link(asyncio.Protocol):
+    """Cuts the byte stream from a runner into frames, for those whom `connect` names."""
+
+    def __init__(self) -> None:
         self._buffer = bytearray()
         self._transport: asyncio.Transport | None = None
+        self._take: Callable[[FromRunner], None] = lambda frame: None
+        self._lost: Callable[[], None] = lambda: None
+
+    def connect(self, take: Callable[[FromRunner], None], lost: Callable[[], None]) -> None:
+        """A runner says nothing before it was sent Load, so this may follow its start."""
+        self._take = take
+        self._lost = lost
+        if self._transport is None:
+            lost()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's are none by class
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass of it
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
         self._lost()
 
     def data_received(self, data: bytes) -> None:
@@ -160,16 +188,16 @@ class _Link(asyncio.Protocol):
 
     def _abort(self) -> None:
         """Gives up on a runner whose stream makes no sense."""
-        assert self._transport is not None
-        self._transport.abort()
+        if self._transport is not None:
+            self._transport.abort()
 
 
 class ProcessRunner:
     """A Runner in a process of its own: `python -m hearthd.engine`."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, transport: asyncio.Transport) -> None:
         self._process = process
-        self._transport: asyncio.Transport | None = None
+        self._transport = transport
         self._first: asyncio.Future[FromRunner] = asyncio.get_running_loop().create_future()
         self._loaded: Loaded | None = None
         self._answers: dict[int, _Answer] = {}
@@ -197,23 +225,18 @@ class ProcessRunner:
     @classmethod
     async def _spawn(cls) -> ProcessRunner:
         ours, theirs = socket.socketpair()
-        try:
-            with theirs:
-                command = [sys.executable, "-P", "-m", "hearthd.engine", "--fd", str(theirs.fileno())]
-                process = await asyncio.create_subprocess_exec(
-                    *command,
-                    pass_fds=[theirs.fileno()],
-                    start_new_session=True,
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=asyncio.subprocess.DEVNULL,
-                )
-        except OSError as error:
-            ours.close()
-            raise LoadFailed(f"the model runner cannot be started: {error}") from error
-        runner = cls(process)
         ours.setblocking(False)
-        link = _Link(runner._take, runner._lost)
-        runner._transport, _ = await asyncio.get_running_loop().create_connection(lambda: link, sock=ours)
+        link = _Link()
+        with theirs:
+            transport, _ = await asyncio.get_running_loop().create_connection(lambda: link, sock=ours)
+            try:
+                runner = cls(await _start_process(theirs.fileno()), transport)
+            except BaseException as error:
+                transport.abort()
+                if isinstance(error, OSError):
+                    raise LoadFailed(f"the model runner cannot be started: {error}") from error
+                raise
+        link.connect(runner._take, runner._lost)
         return runner
 
     async def _load(self, load: Load, timeout_s: float) -> None:
@@ -284,7 +307,6 @@ class ProcessRunner:
         content = pack(frame)
         if len(content) - PREFIX_BYTES > MAX_FRAME_BYTES:
             raise TooLarge(f"the prompt exceeds {MAX_FRAME_BYTES >> 20} MiB")
-        assert self._transport is not None
         self._transport.write(content)
 
     def _take(self, frame: FromRunner) -> None:
@@ -314,8 +336,7 @@ class ProcessRunner:
 
     async def _reap(self) -> None:
         """Closes the socket, which ends the process; sees it gone, by SIGKILL if need be; fails what was open."""
-        if self._transport is not None:
-            self._transport.abort()
+        self._transport.abort()
         try:
             async with asyncio.timeout(EXIT_GRACE_S):
                 status = await self._process.wait()
