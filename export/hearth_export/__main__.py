@@ -4,14 +4,20 @@
     hearth-export inspect SOURCE [--verbose]
 
 `convert` prints a JSON object a line: {"stage", "done", "total"} (bytes), then {"result": {"variant"}} or {"error"}.
-`inspect` prints what the checkpoint says of itself, or {"error"}. The exit status is 0, or 1 after an error.
+`inspect` prints what the checkpoint says of itself, or {"error"}. The exit status is 0, or 1 after an error, or 128 and
+the signal's number where SIGTERM, SIGINT or SIGHUP ended it; then, too, nothing half-made stays.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 
 import msgspec
 
@@ -20,18 +26,54 @@ from hearth_export.precision import Goal
 from hearth_export.progress import Reporter, say
 
 
+class _Stopped(BaseException):
+    """A signal asks for the end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.number = number
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; the exit status."""
     options = _parser().parse_args(arguments)
     try:
-        return _convert(options) if options.command == "convert" else _inspect(options)
+        with _unwinding_on_signals():
+            return _convert(options) if options.command == "convert" else _inspect(options)
+    except BrokenPipeError:  # whoever asked is gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except _Stopped as stop:
+        return _fail(f"{options.source}: {stop}", 128 + stop.number)
     except ExportError as error:
-        say({"error": str(error)})
+        return _fail(str(error))
     except MemoryError:
-        say({"error": f"{options.source}: not enough memory to convert this model"})
+        return _fail(f"{options.source}: not enough memory to convert this model")
     except OSError as error:
-        say({"error": f"{error.filename or options.source}: {error.strerror}"})
-    return 1
+        return _fail(f"{error.filename or options.source}: {error.strerror}")
+
+
+def _fail(sentence: str, status: int = 1) -> int:
+    with contextlib.suppress(BrokenPipeError):
+        say({"error": sentence.encode("utf-8", "backslashreplace").decode()})
+    return status
+
+
+@contextlib.contextmanager
+def _unwinding_on_signals() -> Iterator[None]:
+    """Signals that ask for the end raise, so that every context manager on the way out cleans up."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for other in handlers:
+            signal.signal(other, signal.SIG_IGN)
+        raise _Stopped(number)
+
+    handlers = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -12,12 +12,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from hearth_export.errors import BadCheckpoint, UnsupportedModel
-from hearth_export.ggml import Floats, float_rows
+from hearth_export.ggml import FLOAT_TYPES, Floats, float_rows
 from hearth_export.graph import MICROSOFT, Graph, Region
 from hearth_export.linear import multiply
 from hearth_export.precision import Goal, Layout
 from hearth_export.quantize import (
-    FLOAT_TYPES,
     Matrix,
     Part,
     halves_apart,
@@ -72,6 +71,18 @@ class Decoder:
         for layer in range(self.spec.num_layers):
             hidden, residual = self._layer(layer, hidden, residual)
         self._head(embedding, hidden, residual)
+        self._refuse_unused()
+
+    def _refuse_unused(self) -> None:
+        """A tensor that the graph does not use would change what the model computes."""
+        pieces: list[Matrix | Vector] = [*self.matrices, *self.vectors]
+        used = {part.tensor for piece in pieces for part in piece.parts}
+        for name in self.tensors.tensors:
+            if name not in used and name not in self.spec.read_tensors:
+                raise UnsupportedModel(
+                    f"tensor {name} has no place in a decoder of architecture {self.spec.architecture} "
+                    f"with {self.spec.num_layers} layers: this model is of a kind that cannot be converted"
+                )
 
     def _inputs(self) -> None:
         graph, spec = self.graph, self.spec
@@ -95,6 +106,7 @@ class Decoder:
     def _embedding(self) -> Matrix:
         part = Part("token_embd.weight", self.spec.vocab_size)
         layout = plan_embedding_layout(self.tensors, part, self.spec.hidden_size)
+        self._note(part, layout)
         matrix = self._plan("embedding", (part,), layout)
         shape = [self.spec.vocab_size, self.spec.hidden_size]
         self.graph.external("embedding.codes", "uint8", shape, matrix.codes)
@@ -184,8 +196,14 @@ class Decoder:
 
     def _layout(self, part: Part, num_inputs: int) -> Layout:
         layout = plan_layout(self.tensors, part, num_inputs, self.goal)
-        self.holders[self.tensors.tensors[part.tensor].type] = layout.holder.value
+        self._note(part, layout)
         return layout
+
+    def _note(self, part: Part, layout: Layout) -> None:
+        """Tells for variant.json how the tensor's block type is held; "augap+off" where not always alike."""
+        block_type = self.tensors.tensors[part.tensor].type
+        known = self.holders.get(block_type, layout.holder.value).split("+")
+        self.holders[block_type] = "+".join(sorted({*known, layout.holder.value}))
 
     def _plan(self, name: str, parts: tuple[Part, ...], layout: Layout) -> Matrix:
         matrix = plan_matrix(self.graph, name, parts, layout)

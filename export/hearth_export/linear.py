@@ -14,9 +14,10 @@ def multiply(graph: Graph, name: str, x: str, matrix: Matrix, bias: str = "") ->
     product = _codes(graph, f"{name}.codes_only" if matrix.offsets else name, name, x, matrix, bias)
     if matrix.offsets is None:
         return product
-    shape = [matrix.layout.num_offsets, matrix.num_outputs]
+    shape = [matrix.num_outputs, matrix.layout.num_offsets]
     offsets = graph.external(f"{name}.offsets", "float32", shape, matrix.offsets)
-    term = graph.node("MatMul", f"{name}.offset_term", [_means(graph, x, matrix.layout.block), offsets])
+    means = _means(graph, x, matrix.layout.block)
+    term = graph.node("FusedMatMul", f"{name}.offset_term", [means, offsets], domain=MICROSOFT, transB=1)
     return graph.node("Add", name, [product, term])
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
 from hearth_export import verify
 from hearth_export.decoder import Decoder
+from hearth_export.errors import BadCheckpoint, ExportError
 from hearth_export.graph import Graph
 from hearth_export.precision import Goal
 from hearth_export.progress import Progress
@@ -15,9 +19,9 @@ from hearth_export.readers.gguf import GGUF, open_gguf
 from hearth_export.source import describe, parameter_count
 from hearth_export.spec import ModelSpec, read_spec
 from hearth_export.tokenizer import TokenizerFiles, build
-from hearth_export.writer import DataFile, publish, require_space, staged, sync_directory, write_file
+from hearth_export.writer import DataFile, publish, require_space, staged, write_file
 from hearthd import __version__
-from hearthd.store.variant import SOURCE_FILE, VARIANT_FILE, VariantInfo
+from hearthd.store.variant import SOURCE_FILE, VARIANT_FILE, VariantInfo, read_source
 
 GRAPH_FILE = "model.onnx"
 DATA_FILE = "model.onnx.data"
@@ -28,14 +32,17 @@ EXTRA_BYTES = 32 << 20  # graph, tokenizer and slack
 def convert(source: Path, digest: str, root: Path, goal: Goal, report: Progress) -> str:
     """Converts the GGUF file `source` into a new variant under `root`; the variant directory's name.
 
-    Nothing under `root` changes before the variant is whole and verified. Raises ExportError.
+    No variant under `root` changes before the new one is whole and verified. Raises ExportError, which names `source`.
     """
-    with open_gguf(source) as gguf:
+    if not re.fullmatch(r"sha256:[0-9a-f]{64}", digest):
+        raise ExportError(f"the digest of {source} is given as {digest!r}, not as sha256: and 64 hex digits")
+    with _naming(source), open_gguf(source) as gguf:
         report("reading", 0, 0)
         spec = read_spec(gguf)
         decoder = Decoder(spec, gguf, goal, Graph(DATA_FILE))
         decoder.build()
         tokenizer = build(gguf)
+        _check_vocabulary(tokenizer, spec)
         root.mkdir(parents=True, exist_ok=True)
         require_space(root, decoder.graph.data_bytes + EXTRA_BYTES)
         with staged(root) as stage:
@@ -45,9 +52,28 @@ def convert(source: Path, digest: str, root: Path, goal: Goal, report: Progress)
             _verify(stage, decoder, gguf, report)
             info = _variant_info(stage, digest, spec, decoder, tokenizer, parameter_count(gguf))
             write_file(stage / VARIANT_FILE, msgspec.json.encode(info))
-            _write_source(root, gguf)
+            _write_source(stage, root, gguf)
             publish(stage, root / info.name)
     return info.name
+
+
+@contextlib.contextmanager
+def _naming(source: Path) -> Iterator[None]:
+    """Every ExportError from inside names the file."""
+    try:
+        yield
+    except ExportError as error:
+        if str(source) in str(error):
+            raise
+        raise type(error)(f"{source}: {error}") from error
+
+
+def _check_vocabulary(tokenizer: TokenizerFiles, spec: ModelSpec) -> None:
+    if tokenizer.num_tokens > spec.vocab_size:
+        raise BadCheckpoint(
+            f"tokenizer.ggml.tokens has {tokenizer.num_tokens} entries, "
+            f"but token_embd.weight has only {spec.vocab_size} rows"
+        )
 
 
 def _write_weights(stage: Path, decoder: Decoder, gguf: GGUF, report: Progress) -> None:
@@ -77,15 +103,11 @@ def _verify(stage: Path, decoder: Decoder, gguf: GGUF, report: Progress) -> None
         report("verifying", done, total)
 
 
-def _write_source(root: Path, gguf: GGUF) -> None:
-    """source.json, which stays when variants go."""
-    target = root / SOURCE_FILE
-    if not target.exists():
-        partial = root / f".tmp-{SOURCE_FILE}"
-        partial.unlink(missing_ok=True)
-        write_file(partial, msgspec.json.encode(describe(gguf)))
-        partial.rename(target)
-        sync_directory(root)
+def _write_source(stage: Path, root: Path, gguf: GGUF) -> None:
+    """source.json, which stays when variants go; publishing makes it durable."""
+    if read_source(root / SOURCE_FILE) is None:
+        write_file(stage / SOURCE_FILE, msgspec.json.encode(describe(gguf)))
+        (stage / SOURCE_FILE).replace(root / SOURCE_FILE)
 
 
 def _variant_info(

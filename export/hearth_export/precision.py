@@ -13,7 +13,7 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from hearth_export.ggml import Blocks, Bytes, Floats
+from hearth_export.ggml import Blocks, Bytes, Floats, quantize_rows
 
 
 class Holder(StrEnum):
@@ -88,7 +88,7 @@ class PackedRows:
     codes: Bytes  # (rows, code_bytes)
     scales: Floats  # (rows, num_blocks)
     zero_points: Bytes | None = None  # (rows, zero_point_bytes)
-    offsets: Floats | None = None  # (rows, num_offsets)
+    offsets: Floats | None = None  # (rows, num_offsets), times block: they multiply block means
 
 
 def layout_of(holder: Holder, bits: int, block: int, num_inputs: int) -> Layout:
@@ -185,7 +185,7 @@ def _pack_int8(blocks: Blocks, layout: Layout) -> PackedRows:
 
 def _pack_offset(blocks: Blocks, layout: Layout) -> PackedRows:
     offsets = np.zeros_like(blocks.scale) if blocks.offset is None else blocks.offset
-    return PackedRows(_codes(blocks.q, layout.bits), blocks.scale, offsets=offsets)
+    return PackedRows(_codes(blocks.q, layout.bits), blocks.scale, offsets=offsets * np.float32(blocks.block))
 
 
 def _zero_points(blocks: Blocks) -> tuple[Floats, Floats]:
@@ -201,26 +201,15 @@ def _pack_augap(blocks: Blocks, layout: Layout) -> PackedRows:
     points, rest = _zero_points(blocks)
     rest *= layout.block
     rest = np.pad(rest, ((0, 0), (0, -layout.num_offsets % layout.block)))
-    codes, scales = _symmetric_codes(rest, layout.bits, layout.block)
-    middle = np.full(scales.shape, blocks.centre, np.uint8)
-    q = np.concatenate([blocks.q, codes], axis=1)
+    extra = quantize_rows(rest, layout.bits, layout.block)
+    middle = np.full(extra.scale.shape, extra.centre, np.uint8)
+    q = np.concatenate([blocks.q, extra.q], axis=1)
     zero_points = np.concatenate([points.astype(np.uint8), middle], axis=1)
     if layout.bits == 4 and zero_points.shape[1] % 2:
         zero_points = np.pad(zero_points, ((0, 0), (0, 1)))
     return PackedRows(
-        _codes(q, layout.bits), np.concatenate([blocks.scale, scales], axis=1), _codes(zero_points, layout.bits)
+        _codes(q, layout.bits), np.concatenate([blocks.scale, extra.scale], axis=1), _codes(zero_points, layout.bits)
     )
-
-
-def _symmetric_codes(w: Floats, bits: int, block: int) -> tuple[Bytes, Floats]:
-    """Round-to-nearest codes (rows, K) of `w`, the entry of largest magnitude a block taking the lowest code."""
-    grouped = w.reshape(w.shape[0], -1, block)
-    at = np.abs(grouped).argmax(-1)[..., None]
-    scales = np.take_along_axis(grouped, at, -1)[..., 0] / np.float32(-(1 << (bits - 1)))
-    unit = np.where(scales == 0, np.float32(1), scales)
-    centre = 1 << (bits - 1)
-    codes = np.clip(np.rint(grouped / unit[..., None]) + centre, 0, 2 * centre - 1)
-    return codes.astype(np.uint8).reshape(w.shape), scales.astype(np.float32)
 
 
 _PACKERS = {

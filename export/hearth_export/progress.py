@@ -16,7 +16,7 @@ Progress = Callable[[str, int, int], None]
 
 
 def say(line: dict[str, Any]) -> None:
-    """One JSON object on a line of its own, flushed."""
+    """One JSON object on a line of its own, flushed. BrokenPipeError where nobody reads any more."""
     sys.stdout.write(msgspec.json.encode(line).decode() + "\n")
     sys.stdout.flush()
 

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from hearth_export.errors import BadCheckpoint
-from hearth_export.ggml import BLOCK_TYPES, Blocks, Bytes, Floats, float_rows, quantize_rows
+from hearth_export.errors import BadCheckpoint, ExportError
+from hearth_export.ggml import BLOCK_TYPES, Blocks, Bytes
 from hearth_export.graph import Graph, Region
 from hearth_export.precision import Goal, Holder, Layout, choose, layout_of, offset_misfit, pack
-from hearth_export.readers.gguf import TensorInfo
 from hearth_export.spec import Tensors
 from hearth_export.writer import DataFile
 
 CHUNK_ELEMENTS = 1 << 19  # weights unpacked at once: some 10 MiB of arrays
-SAMPLE_ROWS = 64
+SAMPLES, SAMPLE_ROWS = 4, 16  # how many runs of rows a layout is chosen by, and how long each is
 MAX_MISFIT = 8.0  # beyond this the remainders' own 4 bit grid would be coarser than an offset matrix deserves
-FLOAT_TYPES = ("F32", "F16", "BF16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +39,7 @@ class Matrix:
     codes: Region
     scales: Region
     zero_points: Region | None
-    offsets: Region | None  # (num_offsets, num_outputs) float32: transposed, times block
+    offsets: Region | None  # (num_outputs, num_offsets) float32, times block: they multiply block means
 
     @property
     def num_bytes(self) -> int:
@@ -51,25 +49,22 @@ class Matrix:
     def stream(self, tensors: Tensors, file: DataFile) -> Iterator[int]:
         """Writes the matrix, yielding the bytes written after each chunk of rows."""
         first_row = 0
-        offsets = np.empty((self.num_outputs, self.layout.num_offsets), np.float32) if self.offsets else None
         for part in self.parts:
             for start, blocks in chunks(tensors, part, self.layout.num_inputs):
-                yield self._write(file, first_row + start, blocks, offsets)
+                yield self._write(file, first_row + start, blocks)
             first_row += part.num_rows
-        if self.offsets and offsets is not None:
-            file.write(self.offsets.offset, np.ascontiguousarray(offsets.T))
-            yield self.offsets.num_bytes
 
-    def _write(self, file: DataFile, row: int, blocks: Blocks, offsets: Floats | None) -> int:
-        packed = pack(blocks, self.layout)
-        file.write(self.codes.offset + row * self.layout.code_bytes, packed.codes)
-        file.write(self.scales.offset + row * self.layout.scale_bytes, packed.scales)
-        written = packed.codes.nbytes + packed.scales.nbytes
-        if self.zero_points and packed.zero_points is not None:
-            file.write(self.zero_points.offset + row * self.layout.zero_point_bytes, packed.zero_points)
-            written += packed.zero_points.nbytes
-        if offsets is not None and packed.offsets is not None:
-            offsets[row : row + len(packed.offsets)] = packed.offsets * self.layout.block
+    def _write(self, file: DataFile, row: int, blocks: Blocks) -> int:
+        packed, layout, written = pack(blocks, self.layout), self.layout, 0
+        for region, row_bytes, values in (
+            (self.codes, layout.code_bytes, packed.codes),
+            (self.scales, layout.scale_bytes, packed.scales),
+            (self.zero_points, layout.zero_point_bytes, packed.zero_points),
+            (self.offsets, layout.offset_bytes, packed.offsets),
+        ):
+            if region and values is not None:
+                file.write(region.offset + row * row_bytes, values)
+                written += values.nbytes
         return written
 
 
@@ -119,13 +114,10 @@ def chunks(tensors: Tensors, part: Part, num_inputs: int) -> Iterator[tuple[int,
 
 def read_blocks(tensors: Tensors, part: Part, start: int, stop: int) -> Blocks:
     """Rows start..stop of a part in the order that the graph wants; borders are whole heads where it has heads."""
-    info = tensors.tensors[part.tensor]
     raw = tensors.rows(part.tensor, start, stop)
     if part.head_dim:
         raw = halves_apart(raw, part.head_dim)
-    if info.type in FLOAT_TYPES:
-        return quantize_rows(_finite(info, float_rows(raw, info.type)))
-    return BLOCK_TYPES[info.type].unpack(raw)
+    return _unpack(tensors, part.tensor, raw, f"rows {start}..{stop}")
 
 
 def halves_apart(rows: Bytes, head_dim: int) -> Bytes:
@@ -134,20 +126,22 @@ def halves_apart(rows: Bytes, head_dim: int) -> Bytes:
     return heads.swapaxes(1, 2).reshape(rows.shape)
 
 
-def _finite(info: TensorInfo, w: Floats) -> Floats:
-    if not np.isfinite(w).all():
-        raise BadCheckpoint(
-            f"tensor {info.name} ({info.type}) holds a value that is not finite: the weights are damaged"
-        )
-    return w
+def _unpack(tensors: Tensors, name: str, raw: Bytes, which: str) -> Blocks:
+    try:
+        return BLOCK_TYPES[tensors.tensors[name].type].unpack(raw)
+    except ExportError as error:
+        raise type(error)(f"tensor {name}, {which}: {error}") from error
 
 
 def _checked_sample(tensors: Tensors, part: Part, num_inputs: int) -> Blocks:
+    """Some rows from all over a tensor whose shape is as expected."""
     info = tensors.tensors.get(part.tensor)
     if info is None:
         raise BadCheckpoint(f"tensor {part.tensor} is missing")
     if info.shape != (part.num_rows, num_inputs):
         raise BadCheckpoint(f"tensor {part.tensor} has the shape {info.shape}, expected {(part.num_rows, num_inputs)}")
-    sample = read_blocks(tensors, replace(part, head_dim=0), 0, min(part.num_rows, SAMPLE_ROWS))
+    starts = np.linspace(0, max(0, part.num_rows - SAMPLE_ROWS), SAMPLES, dtype=int).tolist()
+    runs = [tensors.rows(part.tensor, start, min(start + SAMPLE_ROWS, part.num_rows)) for start in starts]
+    sample = _unpack(tensors, part.tensor, np.concatenate(runs), "a sample of its rows")
     tensors.release(part.tensor)
     return sample

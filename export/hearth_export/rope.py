@@ -12,13 +12,12 @@ from hearth_export.readers.gguf import GGUF
 from hearth_export.spec import Rope
 
 FACTORS = "rope_freqs.weight"  # one divisor a frequency: Llama 3.1's scaling, computed at conversion to GGUF
+MAX_FACTOR = 1e6
 
 
 def read_rope(gguf: GGUF, prefix: str, head_dim: int, *, rows_interleaved: bool) -> Rope:
     """The Rope of `gguf`, whose keys begin with `prefix`. Scaling: none, linear, yarn, or a tensor of factors."""
-    base = gguf.get(f"{prefix}.rope.freq_base", float, 10000.0)
-    if not (math.isfinite(base) and base > 0):
-        raise BadCheckpoint(f"{gguf.path}: {prefix}.rope.freq_base is {base}")
+    base = _number(gguf, f"{prefix}.rope.freq_base", 10000.0, 1.001, 1e30)
     inv_freq = base ** -(np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
     inv_freq, attention_scale = _scaled(gguf, prefix, base, inv_freq)
     if FACTORS in gguf.tensors:
@@ -27,15 +26,10 @@ def read_rope(gguf: GGUF, prefix: str, head_dim: int, *, rows_interleaved: bool)
 
 
 def _scaled(gguf: GGUF, prefix: str, base: float, inv_freq: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
-    kind = gguf.get(f"{prefix}.rope.scaling.type", str, "none")
-    legacy = gguf.get(f"{prefix}.rope.scale_linear", float, 1.0)
-    factor = gguf.get(f"{prefix}.rope.scaling.factor", float, legacy)
-    if kind == "none" and legacy != 1.0:
-        kind = "linear"
-    if not (math.isfinite(factor) and factor > 0):
-        raise BadCheckpoint(f"{gguf.path}: {prefix}.rope.scaling.factor is {factor}")
+    kind = gguf.get(f"{prefix}.rope.scaling.type", str, "linear")
     if kind == "none":
         return inv_freq, 1.0
+    factor = _factor(gguf, prefix)
     if kind == "linear":
         return inv_freq / factor, 1.0
     if kind == "yarn":
@@ -43,14 +37,35 @@ def _scaled(gguf: GGUF, prefix: str, base: float, inv_freq: NDArray[np.float64])
     raise UnsupportedModel(f"{gguf.path}: {prefix}.rope.scaling.type is '{kind}' (known: none, linear, yarn)")
 
 
+def _factor(gguf: GGUF, prefix: str) -> float:
+    """How many times longer the context became; an old key has another name, and 0 stands for 1."""
+    keys = (f"{prefix}.rope.scaling.factor", f"{prefix}.rope.scale_linear")
+    key = next((key for key in keys if key in gguf.metadata), keys[0])
+    return _number(gguf, key, 1.0, 0.0, MAX_FACTOR) or 1.0
+
+
+def _number(gguf: GGUF, key: str, default: float, least: float, most: float) -> float:
+    value = gguf.get(key, float, default)
+    if not least <= value <= most:
+        raise BadCheckpoint(f"{gguf.path}: {key} is {value}, outside {least:g}..{most:g}")
+    return value
+
+
 def _yarn(
     gguf: GGUF, prefix: str, base: float, factor: float, inv_freq: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], float]:
-    """YaRN (arXiv 2309.00071): slow frequencies are interpolated, fast ones kept, a ramp between."""
-    original = gguf.require(f"{prefix}.rope.scaling.original_context_length", int)
-    fast = gguf.get(f"{prefix}.rope.scaling.yarn_beta_fast", float, 32.0)
-    slow = gguf.get(f"{prefix}.rope.scaling.yarn_beta_slow", float, 1.0)
-    attention_factor = gguf.get(f"{prefix}.rope.scaling.attn_factor", float, 1.0)
+    """YaRN (arXiv 2309.00071): slow frequencies are interpolated, fast ones kept, a ramp between.
+
+    Defaults and the growth of cos and sin are llama.cpp's (`rope_yarn` in ggml-cpu's ops.cpp).
+    """
+    scaling = f"{prefix}.rope.scaling"
+    trained = gguf.get(f"{prefix}.context_length", float, 1.0)
+    original = _number(gguf, f"{scaling}.original_context_length", trained, 1, 1 << 27)
+    fast = _number(gguf, f"{scaling}.yarn_beta_fast", 32.0, 1e-3, 1e6)
+    slow = _number(gguf, f"{scaling}.yarn_beta_slow", 1.0, 1e-3, 1e6)
+    attention_factor = _number(gguf, f"{scaling}.attn_factor", 1.0, 1e-3, 1e3)
+    if gguf.get(f"{scaling}.yarn_ext_factor", float, 1.0) != 1.0:
+        raise UnsupportedModel(f"{gguf.path}: {scaling}.yarn_ext_factor is not 1, which cannot be converted")
     dim = 2 * inv_freq.size
 
     def turns(beta: float) -> float:
@@ -58,7 +73,7 @@ def _yarn(
 
     low, high = max(0, math.floor(turns(fast))), min(dim - 1, math.ceil(turns(slow)))
     ramp = np.clip((np.arange(inv_freq.size) - low) / max(0.001, high - low), 0, 1)
-    return inv_freq / factor * ramp + inv_freq * (1 - ramp), attention_factor * (1 + 0.1 * math.log(factor))
+    return inv_freq / factor * ramp + inv_freq * (1 - ramp), attention_factor * (1 + 0.1 * math.log(max(1.0, factor)))
 
 
 def _factors(gguf: GGUF, size: int) -> NDArray[np.float32]:

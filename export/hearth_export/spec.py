@@ -55,6 +55,7 @@ class ModelSpec:
     norm_epsilon: float
     rope: Rope
     tied_head: bool
+    read_tensors: frozenset[str] = frozenset()  # tensors that went into this spec
 
     @property
     def attention_size(self) -> int:

@@ -102,8 +102,6 @@ def _slices(matrix: Matrix) -> Iterator[Slice]:
 
 
 def _narrowed(matrix: Matrix, part_row: int, part: Part, start: int, stop: int) -> Slice:
-    if matrix.offsets:  # stored transposed, so its rows cannot be cut out
-        return Slice(matrix, part, start, stop)
     layout, first, rows = matrix.layout, part_row + start, stop - start
 
     def cut(region: Region, row_bytes: int) -> Region:
@@ -116,6 +114,7 @@ def _narrowed(matrix: Matrix, part_row: int, part: Part, start: int, stop: int) 
             codes=cut(matrix.codes, layout.code_bytes),
             scales=cut(matrix.scales, layout.scale_bytes),
             zero_points=cut(matrix.zero_points, layout.zero_point_bytes) if matrix.zero_points else None,
+            offsets=cut(matrix.offsets, layout.offset_bytes) if matrix.offsets else None,
         ),
         part,
         start,
@@ -135,16 +134,7 @@ def _check_batch(directory: Path, data_file: str, slices: list[Slice], tensors: 
     for num_rows in PROBES:
         x = generator.standard_normal((1, num_rows, num_inputs), np.float32) + np.float32(0.25)
         for piece, w, y in zip(slices, weights, _run(directory, graph, {"x": x}), strict=True):
-            _compare(piece, y[0][:, _columns(piece)], x[0] @ w.T)
-
-
-def _columns(piece: Slice) -> slice:
-    """The slice's rows among the outputs: all of them unless the matrix could not be cut."""
-    if piece.matrix.offsets is None:
-        return slice(None)
-    parts = piece.matrix.parts
-    first = sum(part.num_rows for part in parts[: parts.index(piece.part)])
-    return slice(first + piece.start, first + piece.stop)
+            _compare(piece, y[0], x[0] @ w.T)
 
 
 def _weights(tensors: Tensors, piece: Slice) -> Floats:

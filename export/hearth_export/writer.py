@@ -16,17 +16,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hearth_export.errors import ExportError
+from hearthd.store.removal import clear_abandoned
 
 RESERVE_BYTES = 64 << 20  # disk left free for the rest of the system
 
 
 class DataFile:
-    """A file written at offsets; reading beyond what was written gives zeros."""
+    """A file of `num_bytes` zeros, written at offsets. Its room on the disk is taken when it is made."""
 
     def __init__(self, path: Path, num_bytes: int) -> None:
         self.path = path
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        os.truncate(self._fd, num_bytes)
+        try:
+            _allocate(self._fd, num_bytes)
+        except OSError:
+            os.close(self._fd)
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -44,6 +49,15 @@ class DataFile:
         while view:
             written = os.pwrite(self._fd, view, offset)
             view, offset = view[written:], offset + written
+
+
+def _allocate(fd: int, num_bytes: int) -> None:
+    os.truncate(fd, num_bytes)
+    try:
+        os.posix_fallocate(fd, 0, max(1, num_bytes))
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # file systems that cannot tell beforehand
+            raise
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -77,28 +91,36 @@ def require_space(root: Path, num_bytes: int) -> None:
 def staged(root: Path) -> Iterator[Path]:
     """A fresh directory under `root` for a variant in the making; removed unless it was published.
 
-    A full disk anywhere inside becomes an ExportError that says so.
+    What conversions that died left there goes first. An OSError inside becomes an ExportError: all that can fail
+    there is writing.
     """
     root.mkdir(parents=True, exist_ok=True)
+    clear_abandoned(root)
     stage = Path(tempfile.mkdtemp(prefix=f".tmp-{os.getpid()}-", dir=root))
     stage.chmod(0o755)
     try:
         yield stage
+    except BrokenPipeError:
+        raise  # nobody reads the progress any more
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        free = shutil.disk_usage(root).free
-        raise ExportError(f"the disk under {root} is full ({free >> 20} MiB free): make room and try again") from error
+        raise ExportError(_write_failure(root, error)) from error
     finally:
         shutil.rmtree(stage, ignore_errors=True)
+
+
+def _write_failure(root: Path, error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        free = shutil.disk_usage(root).free
+        return f"the disk under {root} is full ({free >> 20} MiB free): make room and try again"
+    return f"the converted model cannot be written under {root}: {error.strerror}"
 
 
 def publish(stage: Path, target: Path) -> None:
     """Renames a finished directory to `target`, replacing what is there; durable when it returns."""
     sync_directory(stage)
+    old = target.with_name(f".tmp-{os.getpid()}-replaced-{target.name}")
     if target.exists():
-        old = target.with_name(f".tmp-{os.getpid()}-replaced-{target.name}")
         target.rename(old)
-        shutil.rmtree(old, ignore_errors=True)
     stage.rename(target)
     sync_directory(target.parent)
+    shutil.rmtree(old, ignore_errors=True)

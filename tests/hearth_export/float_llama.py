@@ -1,4 +1,4 @@
-"""A plain float32 llama in numpy: the reference that converted models are compared with.."""
+"""A plain float32 llama in numpy: the reference that converted models are compared with."""
 
 from __future__ import annotations
 
@@ -44,12 +44,14 @@ class FloatLlama:
 
     def _norm(self, x: Floats, weight: str) -> Floats:
         scale = np.sqrt((x * x).mean(-1, keepdims=True) + np.float32(self.epsilon))
-        return x / scale * self._weight(weight).reshape(-1)
+        normed: Floats = x / scale * self._weight(weight).reshape(-1)
+        return normed
 
     def _feed_forward(self, layer: int, x: Floats) -> Floats:
         gate = x @ self._weight(f"blk.{layer}.ffn_gate.weight").T
         up = x @ self._weight(f"blk.{layer}.ffn_up.weight").T
-        return (gate / (1 + np.exp(-gate)) * up) @ self._weight(f"blk.{layer}.ffn_down.weight").T
+        added: Floats = (gate / (1 + np.exp(-gate)) * up) @ self._weight(f"blk.{layer}.ffn_down.weight").T
+        return added
 
     def _attention(self, layer: int, x: Floats) -> Floats:
         length = len(x)
@@ -62,7 +64,9 @@ class FloatLlama:
         scores[:, np.triu(np.ones((length, length), bool), 1)] = -np.inf
         scores = np.exp(scores - scores.max(-1, keepdims=True))
         mixed = (scores / scores.sum(-1, keepdims=True)) @ v
-        return mixed.swapaxes(0, 1).reshape(length, -1) @ self._weight(f"blk.{layer}.attn_output.weight").T
+        joined = mixed.swapaxes(0, 1).reshape(length, -1)
+        added: Floats = joined @ self._weight(f"blk.{layer}.attn_output.weight").T
+        return added
 
     def _heads(self, layer: int, kind: str, x: Floats, heads: int) -> Floats:
         projected = x @ self._weight(f"blk.{layer}.attn_{kind}.weight").T

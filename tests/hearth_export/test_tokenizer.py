@@ -39,13 +39,13 @@ def built(path: Path) -> TokenizerFiles:
 
 
 @pytest.fixture(scope="module")
-def smollm2(smollm2_path: Path) -> TokenizerFiles:
-    return built(smollm2_path)
+def smollm2(smollm2_gguf: Path) -> TokenizerFiles:
+    return built(smollm2_gguf)
 
 
 @pytest.fixture(scope="module")
-def llama_cpp_smollm2(smollm2_path: Path) -> Iterator[Tokenize]:
-    with tokenizer_of(smollm2_path) as tokenize:
+def llama_cpp_smollm2(smollm2_gguf: Path) -> Iterator[Tokenize]:
+    with tokenizer_of(smollm2_gguf) as tokenize:
         yield tokenize
 
 
@@ -460,6 +460,6 @@ def test_endless_piece_is_refused(tmp_path: Path) -> None:
     refused(tmp_path, changed, BadCheckpoint, "has 5000 characters; 256 are possible")
 
 
-def test_vocabulary_of_the_real_file_is_not_materialized_by_opening_it(smollm2_path: Path) -> None:
-    with open_gguf(smollm2_path) as file:
+def test_vocabulary_of_the_real_file_is_not_materialized_by_opening_it(smollm2_gguf: Path) -> None:
+    with open_gguf(smollm2_gguf) as file:
         assert isinstance(file.metadata["tokenizer.ggml.tokens"], MetaArray)

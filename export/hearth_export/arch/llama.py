@@ -31,9 +31,10 @@ def read_spec(gguf: GGUF) -> ModelSpec:
         head_dim=head_dim,
         vocab_size=gguf.tensor("token_embd.weight").shape[0],
         context_length=context_length,
-        norm_epsilon=gguf.require(f"{PREFIX}.attention.layer_norm_rms_epsilon", float),
+        norm_epsilon=_epsilon(gguf),
         rope=rope.read_rope(gguf, PREFIX, head_dim, rows_interleaved=True),
         tied_head="output.weight" not in gguf.tensors,
+        read_tensors=frozenset({rope.FACTORS}),
     )
 
 
@@ -42,6 +43,14 @@ def _count(gguf: GGUF, key: str, most: int, default: int | None = None) -> int:
     value = gguf.require(key, int) if default is None else gguf.get(key, int, default)
     if not 1 <= value <= most:
         raise BadCheckpoint(f"{gguf.path}: {key} is {value}, outside 1..{most}")
+    return value
+
+
+def _epsilon(gguf: GGUF) -> float:
+    key = f"{PREFIX}.attention.layer_norm_rms_epsilon"
+    value = gguf.require(key, float)
+    if not 0 <= value <= 1:
+        raise BadCheckpoint(f"{gguf.path}: {key} is {value}, outside 0..1")
     return value
 
 

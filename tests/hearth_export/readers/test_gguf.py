@@ -17,8 +17,8 @@ from tests.hearth_export.gguf_writer import Tensor, array, header, key_value, st
 
 
 @pytest.fixture(scope="module")
-def smollm2(smollm2_path: Path) -> Iterator[GGUF]:
-    with open_gguf(smollm2_path) as file:
+def smollm2(smollm2_gguf: Path) -> Iterator[GGUF]:
+    with open_gguf(smollm2_gguf) as file:
         yield file
 
 
