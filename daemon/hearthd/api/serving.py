@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 from collections.abc import Generator
 from typing import Any
@@ -119,7 +120,7 @@ def listen(host: str, port: int) -> socket.socket:
             dualstack_ipv6=family == socket.AF_INET6 and address[0] == "::",
         )
     except OSError as error:
-        reason = error.strerror or str(error)
+        reason = os.strerror(error.errno) if (error.errno or 0) > 0 else error.strerror or str(error)
         raise ListenFailed(
             f"cannot listen on {host or '*'}:{port}: {reason}; set HEARTH_HOST to another address"
         ) from None
