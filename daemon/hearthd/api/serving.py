@@ -120,7 +120,7 @@ def listen(host: str, port: int) -> socket.socket:
             dualstack_ipv6=family == socket.AF_INET6 and address[0] == "::",
         )
     except OSError as error:
-        reason = os.strerror(error.errno) if (error.errno or 0) > 0 else error.strerror or str(error)
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
         raise ListenFailed(
             f"cannot listen on {host or '*'}:{port}: {reason}; set HEARTH_HOST to another address"
         ) from None
