@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
@@ -36,6 +37,7 @@ Texts = SimpleQueue[Tokenize]
 def guard_process() -> None:
     """Ties this process to its parent's life, offers it first to the OOM killer, leaves Ctrl-C to the daemon."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # no threads beside those of ONNX Runtime
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(OOM_SCORE_ADJ)
@@ -96,19 +98,24 @@ def take_frames(channel: Channel, inbox: Inbox, texts: Texts) -> None:
         os._exit(1)
 
 
-def answer_texts(channel: Channel, tokenizer: Tokenizer, texts: Texts) -> None:
+def answer_texts(channel: Channel, tokenizer: Tokenizer, texts: Texts, num_ctx: int) -> None:
     """Answers Tokenize frames, beside a generation that is under way."""
     with suppress(Closed):
         while True:
-            channel.send(tokens_of(tokenizer, texts.get()))
+            channel.send(tokens_of(tokenizer, texts.get(), num_ctx))
 
 
-def tokens_of(tokenizer: Tokenizer, frame: Tokenize) -> Tokens | Failed:
-    """The answer to one Tokenize."""
+def tokens_of(tokenizer: Tokenizer, frame: Tokenize, num_ctx: int) -> Tokens | Failed:
+    """The answer to one Tokenize; for a text many windows long, the ids of its ends, more than `num_ctx`."""
     try:
-        return Tokens(frame.id, tokenizer.encode(frame.text))
+        return Tokens(frame.id, tokenizer.encode_within(frame.text, num_ctx))
     except Exception as error:
         return failure(frame.id, error)
+
+
+def start_thread(work: Callable[..., None], *arguments: object) -> None:
+    """Runs `work` beside the main thread until the process ends."""
+    threading.Thread(target=work, args=arguments, name=work.__name__, daemon=True).start()
 
 
 def take(batch: Batch, frame: Generate | Cancel) -> None:
@@ -143,8 +150,8 @@ def run(channel: Channel) -> int:
         return 1
     channel.send(loaded(session, time.monotonic_ns() - started_ns))
     inbox, texts = Inbox(), Texts()
-    threading.Thread(target=take_frames, args=(channel, inbox, texts), name="frames", daemon=True).start()
-    threading.Thread(target=answer_texts, args=(channel, tokenizer, texts), name="texts", daemon=True).start()
+    start_thread(take_frames, channel, inbox, texts)
+    start_thread(answer_texts, channel, tokenizer, texts, session.num_ctx)
     serve(Batch(session, tokenizer, info, channel.send), inbox)
     return 0
 

@@ -86,7 +86,7 @@ class Sequence:
         request = self.request
         self._started_ns = time.monotonic_ns()
         before = tokenizer.text_of(request.context) if request.context else ""
-        ids = tokenizer.encode(before + request.prompt)
+        ids = tokenizer.encode_within(before + request.prompt, num_ctx)
         if not ids:
             raise RequestError("the prompt is empty")
         num_keep = request.num_keep + info.add_bos if request.num_keep >= 0 else -1

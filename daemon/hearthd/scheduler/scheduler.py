@@ -172,10 +172,10 @@ class Scheduler:
         while self._queue:
             head = self._queue[0]
             loaded = self._models.get(head.key)
-            if loaded is None or not loaded.serves(head.options):
+            if loaded is not None and loaded.serves(head.options):
+                self._grant(head, loaded)
+            else:
                 await self._load_for(head)
-            elif loaded is not None:
-                self._grant(loaded)
         self._worker = None
 
     async def _load_for(self, head: _Ticket) -> None:
@@ -194,22 +194,29 @@ class Scheduler:
         loaded = task.result()
         self._models[loaded.key] = loaded
         self._start(self._background, self._watch(loaded))
-        self._grant(loaded)
+        for ticket in self._sharing(head):
+            self._grant(ticket, loaded)
         if not loaded.num_users:
             self._rest(loaded)
 
-    def _grant(self, loaded: LoadedModel) -> None:
-        """Gives a loaded model to all in the queue whom it serves."""
-        for ticket in [t for t in self._queue if t.key == loaded.key and loaded.serves(t.options)]:
-            self._queue.remove(ticket)
-            if not ticket.granted.done():
-                ticket.granted.set_result(self._use(loaded, ticket.keep_alive_ns))
+    def _sharing(self, head: _Ticket) -> list[_Ticket]:
+        """Those in the queue who want what `head` wants, itself included."""
+        return [ticket for ticket in self._queue if ticket is head or ticket.shares_load_of(head)]
+
+    def _grant(self, ticket: _Ticket, loaded: LoadedModel) -> None:
+        self._queue.remove(ticket)
+        if ticket.granted.done():
+            return
+        try:
+            ticket.granted.set_result(self._use(loaded, ticket.keep_alive_ns))
+        except Overloaded as error:
+            ticket.granted.set_exception(error)
 
     def _fail(self, head: _Ticket, error: BaseException) -> None:
         if not isinstance(error, HearthError):
             log.error("loading %s failed", head.model.name.short, exc_info=error)
             error = LoadFailed(f"the model cannot be loaded: {error}")
-        for ticket in [t for t in self._queue if t is head or t.shares_load_of(head)]:
+        for ticket in self._sharing(head):
             self._queue.remove(ticket)
             if not ticket.granted.done():
                 ticket.granted.set_exception(error)
@@ -306,11 +313,13 @@ class Scheduler:
 
     async def _close(self, loaded: LoadedModel, why: str, reason: HearthError | None) -> None:
         started_ns = time.monotonic_ns()
-        await loaded.runner.close(reason)
+        try:
+            await loaded.runner.close(reason)
+        finally:
+            loaded.gone.set()
         release_freed()
         seconds = (time.monotonic_ns() - started_ns) / 1e9
         log.info("%s %s: %d MiB, %.2f s", why, loaded.model.name.short, loaded.runner.loaded.size_bytes >> 20, seconds)
-        loaded.gone.set()
 
     async def _watch(self, loaded: LoadedModel) -> None:
         """Drops a model whose process ended by itself."""

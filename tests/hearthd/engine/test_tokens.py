@@ -131,6 +131,16 @@ def test_special_tokens_print_nothing_and_user_defined_ones_print(bytes_path: Pa
     assert tokenizer.text_of(ids) == "<s>a<tool>b</s>"
 
 
+@pytest.mark.parametrize("repeats", [1, 10, 500, 5000])
+def test_of_a_text_of_many_windows_both_ends_are_those_of_the_whole(bytes_path: Path, repeats: int) -> None:
+    tokenizer = Tokenizer(bytes_path, info())
+    text = "".join(f"{n} bottles " for n in range(repeats))
+    whole, within = tokenizer.encode(text), tokenizer.encode_within(text, num_ctx=16)
+    assert (within[:16], within[-16:]) == (whole[:16], whole[-16:])
+    assert len(within) <= max(2 * 16 * 16, 14 * 2 * 16)
+    assert len(within) >= min(len(whole), 32)
+
+
 def test_bos_is_added_once(bytes_path: Path) -> None:
     tokenizer = Tokenizer(bytes_path, info(bos_id=256, add_bos=True))
     assert tokenizer.encode("a") == tokenizer.encode("<s>a")
