@@ -42,12 +42,13 @@ class StopMatcher:
 
     def __init__(self, stops: Iterable[str]) -> None:
         self._stops = [_Stop(text) for text in dict.fromkeys(stops) if text]
+        self._beginnings = frozenset(stop.text[0] for stop in self._stops)
         self._held = ""
         self.stopped = False
 
     def feed(self, text: str) -> str:
         """The text that is now certain to precede every stop, maybe none; sets `stopped` at a stop."""
-        if not self._stops:
+        if not self._held and self._beginnings.isdisjoint(text):
             return text
         for index, character in enumerate(text):
             complete = [stop for stop in self._stops if stop.advance(character)]
