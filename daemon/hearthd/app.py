@@ -127,7 +127,10 @@ async def _begin(config: Config, store: ModelStore, with_starter: bool) -> None:
     url = config.host.connectable.url
     logger.info("hearth %s listens on %s, models in %s", __version__, url, store.root)
     if with_starter:
-        await starter.begin(store, url)
+        try:
+            await starter.begin(store, url)
+        except Exception:  # whatever it is, the daemon serves
+            logger.exception("the starter model could not be made")
     elif not store.models():
         logger.info("%s", starter.how_to_get_a_model(url))
 

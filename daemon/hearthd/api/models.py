@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from hearthd.api import stamp
@@ -21,7 +22,7 @@ from hearthd.api.wire import (
     ShowResponse,
     Tensor,
 )
-from hearthd.errors import BadRequest, InvalidName, ModelNotFound
+from hearthd.errors import BadRequest, ExportFailed, InvalidName, ModelNotFound, NotFound
 from hearthd.modelfile import Command, print_modelfile
 from hearthd.registry.exporter import inspect
 from hearthd.store import names
@@ -29,6 +30,8 @@ from hearthd.store.contents import ModelContents
 from hearthd.store.names import ModelName
 from hearthd.store.store import StoredModel
 from hearthd.store.variant import SourceInfo
+
+log = logging.getLogger(__name__)
 
 PLAIN_TEMPLATE = "{{ .Prompt }}"
 _SERVED = ("completion", "embedding")
@@ -81,9 +84,7 @@ async def copy(services: Services, exchange: Exchange) -> None:
     try:
         services.store.copy(source, destination)
     except ModelNotFound:
-        missing = ModelNotFound(request.source)
-        missing.args = (f'model "{request.source}" not found',)
-        raise missing from None
+        raise NotFound(f'model "{request.source}" not found') from None
     await exchange.empty()
 
 
@@ -136,11 +137,18 @@ def _capabilities(model: StoredModel) -> list[str]:
 
 
 async def _source(services: Services, contents: ModelContents, verbose: bool) -> SourceInfo | None:
-    """What the checkpoint says of itself; read from it where it was not converted, or where all is wanted."""
+    """What the checkpoint says of itself; read from it where it was not converted, or where all is wanted.
+
+    None where it cannot be read: the rest is shown all the same.
+    """
     if contents.model_path is None:
         return None
     known = None if verbose else services.store.source_info(contents.model_digest)
-    return known or await inspect(contents.model_path, verbose)
+    try:
+        return known or await inspect(contents.model_path, verbose)
+    except ExportFailed as error:
+        log.warning("%s", error)
+        return None
 
 
 def _shown(model: StoredModel, contents: ModelContents, source: SourceInfo | None, system: str) -> ShowResponse:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import mmap
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import msgspec
 from hearthd.api.opening import Opened
 from hearthd.api.services import Services
 from hearthd.prompt.render import Specials, Turn, render
+from hearthd.store.store import ModelStore
 from hearthd.store.variant import VariantInfo
 
 
@@ -38,9 +40,13 @@ class Template(msgspec.Struct, frozen=True):
 
 def template_of(services: Services, opened: Opened) -> Template:
     """The model's template; the model must have been converted, as it is once it is loaded."""
-    digest = opened.contents.model_digest
-    source = services.store.source_info(digest)
-    variants = services.store.variants(digest)
+    return _read(services.store, opened.contents.model_digest)
+
+
+@functools.lru_cache(maxsize=8)
+def _read(store: ModelStore, digest: str) -> Template:
+    source = store.source_info(digest)
+    variants = store.variants(digest)
     specials = _specials(*variants[0]) if variants else Specials()
     return Template(source.chat_template if source else None, specials)
 
