@@ -6,11 +6,15 @@ does not end by itself.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tests.hearth_export.gguf_writer import Meta, Tensor, write_gguf
+from tests.hearth_export.random_blocks import QUANTIZABLE, random_weights
 
 CONTROL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 MERGES = ("t h", "th e", "i n", "a n", "Ġ a", "e r")
@@ -45,26 +49,40 @@ def write_tiny_gguf(
     matrix_type: str = "Q4_1",
     embedding_type: str = "Q8_0",
     untied_type: str | None = None,
+    types: Mapping[str, str] = MappingProxyType({}),
+    biases: bool = False,
     extra: dict[str, Meta] | None = None,
     extra_tensors: tuple[Tensor, ...] = (),
     seed: int = 7,
 ) -> Path:
-    """Writes the checkpoint and returns its path. `untied_type` adds a head of its own, of that block type."""
+    """Writes the checkpoint and returns its path. `untied_type` adds a head of its own, of that block type.
+
+    `types` has the block types of some matrices ("attn_v", "ffn_down"); all others are of `matrix_type`. `biases` gives
+    q, k and v one each.
+    """
     generator = np.random.default_rng(seed)
     kv_size = hidden_size // num_heads * num_kv_heads
     vocabulary = tokens()
 
     def matrix(name: str, rows: int, columns: int, block_type: str = matrix_type) -> Tensor:
-        values = generator.standard_normal((rows, columns), np.float32) / np.float32(np.sqrt(columns))
-        return Tensor(f"{name}.weight", (rows, columns), block_type, values)
+        block_type = types.get(name.rpartition(".")[2], block_type)
+        return Tensor(
+            f"{name}.weight", (rows, columns), block_type, random_weights(block_type, rows, columns, generator)
+        )
 
     def norm(name: str) -> Tensor:
         return Tensor(f"{name}.weight", (hidden_size,), "F32", 1 + generator.random(hidden_size, np.float32))
 
+    def bias(name: str, rows: int) -> Tensor:
+        return Tensor(f"{name}.bias", (rows,), "F32", generator.standard_normal(rows, np.float32))
+
     embedding = generator.standard_normal((len(vocabulary), hidden_size), np.float32)
     embedding[: len(CONTROL_TOKENS)] = 0
     embedding[len(CONTROL_TOKENS) + 128 : len(CONTROL_TOKENS) + 256] = 0
-    tensors = [Tensor("token_embd.weight", embedding.shape, embedding_type, embedding), norm("output_norm")]
+    embedded: NDArray[np.generic] = embedding
+    if embedding_type not in QUANTIZABLE:
+        embedded = random_weights(embedding_type, len(vocabulary), hidden_size, generator)
+    tensors = [Tensor("token_embd.weight", embedding.shape, embedding_type, embedded), norm("output_norm")]
     if untied_type:
         tensors.append(matrix("output", len(vocabulary), hidden_size, untied_type))
     for layer in range(num_layers):
@@ -79,6 +97,9 @@ def write_tiny_gguf(
             matrix(f"{prefix}.ffn_up", ffn_size, hidden_size),
             matrix(f"{prefix}.ffn_down", hidden_size, ffn_size),
         ]
+        if biases:
+            sizes = {"q": hidden_size, "k": kv_size, "v": kv_size}
+            tensors += [bias(f"{prefix}.attn_{kind}", size) for kind, size in sizes.items()]
     metadata: dict[str, Meta] = {
         "general.architecture": "llama",
         "general.name": "tiny",

@@ -27,6 +27,8 @@ from hearth_export.quantize import (
 from hearth_export.spec import ModelSpec, Tensors
 from hearthd.store import variant
 
+HEAD_GOAL = Goal.PREFILL  # a head without block means: there may be no row at all to take them of
+
 
 @dataclass(frozen=True, slots=True)
 class Vector:
@@ -173,7 +175,9 @@ class Decoder:
             multiply(graph, variant.LOGITS, normed, embedding)
             return
         part = Part("output.weight", spec.vocab_size)
-        self._linear(variant.LOGITS, normed, (part,), self._layout(part, spec.hidden_size))
+        layout = plan_layout(self.tensors, part, spec.hidden_size, HEAD_GOAL)
+        self._note(part, layout)
+        self._linear(variant.LOGITS, normed, (part,), layout)
 
     def _norm(self, name: str, weight: str, x: str, residual: str) -> tuple[str, str]:
         """RMS norm of x + residual (of x alone where there is none); (normed, the sum)."""

@@ -10,13 +10,13 @@ import numpy as np
 from hearth_export.errors import BadCheckpoint, ExportError
 from hearth_export.ggml import BLOCK_TYPES, Blocks, Bytes
 from hearth_export.graph import Graph, Region
-from hearth_export.precision import Goal, Holder, Layout, choose, layout_of, offset_misfit, pack
+from hearth_export.precision import Goal, Holder, Layout, choose, layout_of, means_error, pack
 from hearth_export.spec import Tensors
 from hearth_export.writer import DataFile
 
 CHUNK_ELEMENTS = 1 << 19  # weights unpacked at once: some 10 MiB of arrays
 SAMPLES, SAMPLE_ROWS = 4, 16  # how many runs of rows a layout is chosen by, and how long each is
-MAX_MISFIT = 8.0  # beyond this the remainders' own 4 bit grid would be coarser than an offset matrix deserves
+MAX_MEANS_ERROR = 0.02  # beyond this offsets are held as floats; int8 activations alone cost about 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ def plan_layout(tensors: Tensors, part: Part, num_inputs: int, goal: Goal) -> La
     """How a tensor of `num_inputs` columns is held, its shape checked on the way."""
     sample = _checked_sample(tensors, part, num_inputs)
     holder = choose(sample.offset is not None, goal)
-    if holder is Holder.AUGAP and offset_misfit(sample) > MAX_MISFIT:
+    if holder is Holder.AUGAP and means_error(sample) > MAX_MEANS_ERROR:
         holder = Holder.OFFSET
     return layout_of(holder, sample.bits, sample.block, num_inputs)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ class FloatLlama:
         self.num_kv_heads = self._fact("attention.head_count_kv")
         self.epsilon = self._fact("attention.layer_norm_rms_epsilon")
         self.freq_base = self._fact("rope.freq_base")
+        self.num_trained = self._fact("context_length")
 
     def logits(self, tokens: list[int]) -> Floats:
         """(len(tokens), vocabulary): one evaluation of the whole sequence."""
@@ -34,8 +36,10 @@ class FloatLlama:
         head = "output.weight" if "output.weight" in self._tensors else "token_embd.weight"
         return self._norm(x, "output_norm.weight") @ self._weight(head).T
 
-    def _fact(self, key: str) -> Any:
-        return self._fields[f"llama.{key}"].contents()
+    def _fact(self, key: str, default: Any = None) -> Any:
+        field = self._fields.get(f"llama.{key}")
+        assert field is not None or default is not None, key
+        return default if field is None else field.contents()
 
     def _weight(self, name: str) -> Floats:
         tensor = self._tensors[name]
@@ -77,25 +81,49 @@ class FloatLlama:
     def _rotated(self, x: Floats) -> Floats:
         """Rotary embedding as llama.cpp applies it to its own row order: neighbouring values form the pairs."""
         length, dim = x.shape[1:]
-        inv_freq = float(self.freq_base) ** -(np.arange(0, dim, 2) / dim)
-        if "rope_freqs.weight" in self._tensors:
-            inv_freq = inv_freq / self._weight("rope_freqs.weight").reshape(-1)
-        angles = np.outer(np.arange(length), inv_freq)
-        cos, sin = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+        cos, sin = self.rotation(length, dim)
         even, odd = x[..., 0::2], x[..., 1::2]
         return np.stack([even * cos - odd * sin, even * sin + odd * cos], -1).reshape(x.shape)
+
+    def rotation(self, length: int, dim: int) -> tuple[Floats, Floats]:
+        """cos and sin, (length, dim / 2), entry by entry as `rope_yarn` in llama.cpp's ggml-cpu/ops.cpp has them."""
+        angles, growth = np.zeros((length, dim // 2)), 1.0
+        kind = self._fact("rope.scaling.type", "linear")
+        factor = self._fact("rope.scaling.factor", 1.0) if kind != "none" else 1.0
+        low, high = self._yarn_borders(dim)
+        for i in range(dim // 2):
+            theta = np.arange(length) * float(self.freq_base) ** (-2 * i / dim)
+            if "rope_freqs.weight" in self._tensors:
+                theta = theta / self._weight("rope_freqs.weight").reshape(-1)[i]
+            kept = 1 - min(1.0, max(0.0, (i - low) / max(0.001, high - low))) if kind == "yarn" else 0.0
+            angles[:, i] = theta / factor * (1 - kept) + theta * kept
+        if kind == "yarn":
+            growth = self._fact("rope.scaling.attn_factor", 1.0) * (1 + 0.1 * math.log(factor))
+        return (np.cos(angles) * growth).astype(np.float32), (np.sin(angles) * growth).astype(np.float32)
+
+    def _yarn_borders(self, dim: int) -> tuple[float, float]:
+        trained = self._fact("rope.scaling.original_context_length", self.num_trained)
+        fast = self._fact("rope.scaling.yarn_beta_fast", 32.0)
+        slow = self._fact("rope.scaling.yarn_beta_slow", 1.0)
+        start, end = (
+            dim * math.log(trained / (beta * 2 * math.pi)) / (2 * math.log(self.freq_base)) for beta in (fast, slow)
+        )
+        return max(0, math.floor(start)), min(dim - 1, math.ceil(end))
 
 
 def divergence(reference: Floats, candidate: Floats) -> float:
     """Mean KL(reference || candidate) over rows of logits, in nats."""
-    p, q = log_softmax(reference), log_softmax(candidate)
-    return float((np.exp(p) * (p - q)).sum(-1).mean())
+    total = 0.0
+    for row in range(len(reference)):
+        p, q = log_softmax(reference[row]), log_softmax(candidate[row])
+        total += float((np.exp(p) * (p - q)).sum())
+    return total / len(reference)
 
 
 def perplexity(logits: Floats, tokens: list[int]) -> float:
     """exp of the mean negative log-likelihood of tokens[1:] given logits[:-1]."""
-    rows = log_softmax(logits[:-1])
-    return float(np.exp(-rows[np.arange(len(tokens) - 1), tokens[1:]].mean()))
+    losses = [-log_softmax(row)[token] for row, token in zip(logits, tokens[1:], strict=False)]
+    return float(np.exp(np.mean(losses)))
 
 
 def log_softmax(logits: Floats) -> Floats:

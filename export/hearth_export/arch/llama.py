@@ -11,6 +11,7 @@ PREFIX = "llama"
 MAX_LAYERS = 1024
 MAX_WIDTH = 1 << 20
 MAX_CONTEXT = 1 << 27
+HEAD_STEP = 16  # GroupQueryAttention with rotary refuses other heads
 
 
 def read_spec(gguf: GGUF) -> ModelSpec:
@@ -65,8 +66,10 @@ def _refuse_variations(gguf: GGUF, num_heads: int, num_kv_heads: int, head_dim: 
         raise BadCheckpoint(
             f"{gguf.path}: {PREFIX}.attention.head_count_kv {num_kv_heads} does not divide head_count {num_heads}"
         )
-    if head_dim % 8:
-        raise UnsupportedModel(f"{gguf.path}: heads of {head_dim} values (a multiple of 8 is needed)")
+    if head_dim % HEAD_STEP:
+        raise UnsupportedModel(
+            f"{gguf.path}: attention heads of {head_dim} values (a multiple of {HEAD_STEP} can be converted)"
+        )
     for key, usual in (("attention.value_length", head_dim), ("rope.dimension_count", head_dim), ("expert_count", 0)):
         value = gguf.get(f"{PREFIX}.{key}", int, usual)
         if value != usual:

@@ -1,0 +1,80 @@
+"""Valid random blocks of any type that the exporter unpacks, also of those that the gguf package cannot quantize."""
+
+from __future__ import annotations
+
+import gguf
+import numpy as np
+from gguf import quants
+from numpy.typing import NDArray
+
+from hearth_export.ggml import BLOCK_TYPES
+
+Floats = NDArray[np.float32]
+QUANTIZABLE = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")  # by the gguf package
+
+# byte offsets of a block's float16 scale and, where it has one, of its minimum
+SCALES: dict[str, tuple[int, ...]] = {
+    "Q4_0": (0,),
+    "Q4_1": (0, 2),
+    "Q5_0": (0,),
+    "Q5_1": (0, 2),
+    "Q8_0": (0,),
+    "Q2_K": (80, 82),
+    "Q3_K": (108,),
+    "Q4_K": (0, 2),
+    "Q5_K": (0, 2),
+    "Q6_K": (208,),
+    "IQ4_NL": (0,),
+    "IQ4_XS": (0,),
+}
+# the minimum over the scale that puts zero in the middle of a block
+_MIDDLES = {"Q4_1": -7.5, "Q5_1": -15.5, "Q2_K": 1.5, "Q4_K": 7.5, "Q5_K": 15.5}
+
+
+def random_weights(block_type: str, rows: int, columns: int, generator: np.random.Generator) -> NDArray[np.generic]:
+    """Weights of about 1 / sqrt(columns): float32 (rows, columns) where gguf can quantize the type, else its bytes."""
+    if block_type in QUANTIZABLE:
+        return generator.standard_normal((rows, columns), np.float32) / np.float32(np.sqrt(columns))
+    raw = random_bytes(block_type, rows, columns, generator)
+    return scaled(block_type, raw, float(1 / (np.sqrt(columns) * dequantized(block_type, raw).std())))
+
+
+def random_bytes(
+    block_type: str, rows: int, columns: int, generator: np.random.Generator, *, one_sided: bool = False
+) -> NDArray[np.uint8]:
+    """Blocks with the scale 1, as (rows, bytes). With `one_sided`, affine blocks lie anywhere, not around zero."""
+    row = BLOCK_TYPES[block_type]
+    b = generator.integers(0, 256, (rows, columns // row.block, row.num_bytes), np.uint8)
+    _set(b, SCALES[block_type][0], 1)
+    if block_type in _MIDDLES:
+        _set(b, SCALES[block_type][1], _MIDDLES[block_type])
+        if not one_sided:
+            _balance(block_type, b)
+    return b.reshape(rows, -1)
+
+
+def scaled(block_type: str, raw: NDArray[np.uint8], factor: float) -> NDArray[np.uint8]:
+    """The same blocks with all weights times `factor`."""
+    b = raw.reshape(raw.shape[0], -1, BLOCK_TYPES[block_type].num_bytes).copy()
+    for at in SCALES[block_type]:
+        half = np.ascontiguousarray(b[:, :, at : at + 2]).view(np.float16)
+        b[:, :, at : at + 2] = (half * np.float16(factor)).view(np.uint8)
+    return b.reshape(raw.shape)
+
+
+def dequantized(block_type: str, raw: NDArray[np.uint8]) -> Floats:
+    """The gguf package's weights."""
+    return np.asarray(quants.dequantize(raw, gguf.GGMLQuantizationType[block_type]), np.float32)
+
+
+def _set(b: NDArray[np.uint8], at: int, value: float) -> None:
+    b[:, :, at : at + 2] = np.array([value], np.float16).view(np.uint8)
+
+
+def _balance(block_type: str, b: NDArray[np.uint8]) -> None:
+    """Gives every sub-block a minimum as large as its scale."""
+    if block_type == "Q2_K":
+        b[:, :, :16] = (b[:, :, :16] & 15) * 17
+    elif block_type in ("Q4_K", "Q5_K"):
+        b[:, :, 8:12] = b[:, :, 4:8]
+        b[:, :, 12:16] = (b[:, :, 12:16] & 15) * 17
