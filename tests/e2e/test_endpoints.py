@@ -14,6 +14,7 @@ import pytest
 
 from hearthd import __version__
 from tests.e2e.daemon import Daemon, eventually
+from tests.hearth_export.gguf_writer import Meta
 from tests.tiny import write_tiny_gguf
 
 SHORT = {"num_predict": 4, "temperature": 0}
@@ -204,6 +205,24 @@ def test_a_context_continues_where_it_ended(daemon: Daemon) -> None:
         "/api/generate", model="tiny", prompt="more", stream=False, options=SHORT, context=first["context"]
     ).json()
     assert again["context"][: len(first["context"])] == first["context"]
+
+
+@pytest.mark.parametrize(("adds_bos", "expected"), [(False, "<|im_start|>hello<|im_end|>"), (True, "hello<|im_end|>")])
+def test_a_template_may_name_the_special_tokens(daemon: Daemon, tmp_path: Path, adds_bos: bool, expected: str) -> None:
+    template = "{{ bos_token }}{% for message in messages %}{{ message.content }}{{ eos_token }}{% endfor %}"
+    extra: dict[str, Meta] = {"tokenizer.chat_template": template, "tokenizer.ggml.add_bos_token": adds_bos}
+    daemon.create("special", write_tiny_gguf(tmp_path / "special.gguf", extra=extra))
+    answer = daemon.post("/api/chat", model="special", messages=USER, keep_alive=0, _debug_render_only=True).json()
+    assert answer["_debug_info"]["rendered_template"] == expected
+    daemon.http.request("DELETE", "/api/delete", json={"model": "special"})
+
+
+def test_a_template_that_refuses_the_conversation_is_told_in_its_words(daemon: Daemon, tmp_path: Path) -> None:
+    extra: dict[str, Meta] = {"tokenizer.chat_template": "{{ raise_exception('only one message, please') }}"}
+    daemon.create("strict", write_tiny_gguf(tmp_path / "strict.gguf", extra=extra))
+    response = daemon.post("/api/chat", model="strict", messages=USER, keep_alive=0)
+    assert (response.status_code, error_of(response)) == (400, "chat template: only one message, please")
+    daemon.http.request("DELETE", "/api/delete", json={"model": "strict"})
 
 
 @pytest.mark.parametrize("path", ["/api/generate", "/api/chat"])

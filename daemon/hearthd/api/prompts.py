@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import mmap
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -12,7 +13,9 @@ from hearthd.api.opening import Opened
 from hearthd.api.services import Services
 from hearthd.prompt.render import Specials, Turn, render
 from hearthd.store.store import ModelStore
-from hearthd.store.variant import VariantInfo
+from hearthd.store.variant import SourceInfo, VariantInfo
+
+_BOS_KEY, _EOS_KEY = "tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id"
 
 
 class _AddedToken(msgspec.Struct, frozen=True):
@@ -47,15 +50,16 @@ def template_of(services: Services, opened: Opened) -> Template:
 def _read(store: ModelStore, digest: str) -> Template:
     source = store.source_info(digest)
     variants = store.variants(digest)
-    specials = _specials(*variants[0]) if variants else Specials()
-    return Template(source.chat_template if source else None, specials)
+    if source is None or not variants:
+        return Template(None, Specials())
+    return Template(source.chat_template, _specials(source, *variants[0]))
 
 
-def _specials(directory: Path, info: VariantInfo) -> Specials:
-    texts = {token.id: token.content for token in _added_tokens(directory / info.tokenizer)}
+def _specials(source: SourceInfo, directory: Path, info: VariantInfo) -> Specials:
+    texts: dict[Any, str] = {token.id: token.content for token in _added_tokens(directory / info.tokenizer)}
     return Specials(
-        bos=texts.get(info.bos_id, "") if info.bos_id is not None else "",
-        eos=texts.get(info.eos_ids[0], "") if info.eos_ids else "",
+        bos=texts.get(source.metadata.get(_BOS_KEY), ""),
+        eos=texts.get(source.metadata.get(_EOS_KEY), ""),
         adds_bos=info.add_bos,
     )
 
