@@ -81,6 +81,11 @@ class Daemon:
         assert lines[-1] == {"status": "success"}, lines
         return lines
 
+    def delete(self, name: str) -> None:
+        """Unload the model and remove it."""
+        assert self.post("/api/generate", model=name, keep_alive=0).status_code == 200
+        assert self.http.request("DELETE", "/api/delete", json={"model": name}).status_code == 200
+
     def loaded(self) -> list[dict[str, Any]]:
         """What /api/ps lists."""
         models: list[dict[str, Any]] = self.http.get("/api/ps").json()["models"]

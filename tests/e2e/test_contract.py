@@ -67,7 +67,7 @@ def test_show(contract: dict[str, Any], daemon: Daemon) -> None:
     answer = daemon.post("/api/show", model="full").json()
     check(contract, "ShowResponse", answer)
     assert not missing(contract, "ShowResponse", answer)
-    daemon.http.request("DELETE", "/api/delete", json={"model": "full"})
+    daemon.delete("full")
 
 
 def test_processes(contract: dict[str, Any], daemon: Daemon) -> None:
@@ -80,7 +80,7 @@ def test_processes(contract: dict[str, Any], daemon: Daemon) -> None:
 def test_create(contract: dict[str, Any], daemon: Daemon) -> None:
     for line in daemon.lines("/api/create", model="copy", modelfile="FROM tiny"):
         check(contract, "ProgressResponse", line)
-    daemon.http.request("DELETE", "/api/delete", json={"model": "copy"})
+    daemon.delete("copy")
 
 
 def test_version(contract: dict[str, Any], daemon: Daemon) -> None:

@@ -214,7 +214,7 @@ def test_a_template_may_name_the_special_tokens(daemon: Daemon, tmp_path: Path, 
     daemon.create("special", write_tiny_gguf(tmp_path / "special.gguf", extra=extra))
     answer = daemon.post("/api/chat", model="special", messages=USER, keep_alive=0, _debug_render_only=True).json()
     assert answer["_debug_info"]["rendered_template"] == expected
-    daemon.http.request("DELETE", "/api/delete", json={"model": "special"})
+    daemon.delete("special")
 
 
 def test_a_template_that_refuses_the_conversation_is_told_in_its_words(daemon: Daemon, tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_a_template_that_refuses_the_conversation_is_told_in_its_words(daemon: D
     daemon.create("strict", write_tiny_gguf(tmp_path / "strict.gguf", extra=extra))
     response = daemon.post("/api/chat", model="strict", messages=USER, keep_alive=0)
     assert (response.status_code, error_of(response)) == (400, "chat template: only one message, please")
-    daemon.http.request("DELETE", "/api/delete", json={"model": "strict"})
+    daemon.delete("strict")
 
 
 @pytest.mark.parametrize("path", ["/api/generate", "/api/chat"])
@@ -375,7 +375,7 @@ def test_a_shown_modelfile_makes_the_same_model_again(daemon: Daemon) -> None:
     for field in ("system", "parameters", "messages", "license", "template", "details"):
         assert first[field] == second[field]
     for name in ("first", "second"):
-        daemon.http.request("DELETE", "/api/delete", json={"model": name})
+        daemon.delete(name)
 
 
 def test_show_replaces_the_system_text_where_asked(daemon: Daemon) -> None:
@@ -407,7 +407,7 @@ def test_the_models_own_settings_are_used(daemon: Daemon) -> None:
     system = [{"role": "system", "content": "mine"}]
     asked = daemon.post("/api/chat", model="own", messages=system + USER, _debug_render_only=True).json()
     assert "be brief" not in asked["_debug_info"]["rendered_template"]
-    daemon.http.request("DELETE", "/api/delete", json={"model": "own"})
+    daemon.delete("own")
 
 
 def test_copy_and_delete_answer_without_a_body(daemon: Daemon) -> None:
@@ -441,7 +441,7 @@ def test_an_uploaded_file_becomes_a_model(daemon: Daemon, tiny_gguf: Path) -> No
     assert any(line["status"].startswith("converting to ONNX") for line in lines)
     answer = daemon.post("/api/generate", model="uploaded", prompt="hi", stream=False, options=SHORT).json()
     assert answer["eval_count"] == 4
-    daemon.http.request("DELETE", "/api/delete", json={"model": "uploaded"})
+    daemon.delete("uploaded")
 
 
 def test_an_upload_that_is_not_what_it_claims_is_refused(daemon: Daemon) -> None:
@@ -461,7 +461,7 @@ def test_create_in_one_piece_answers_the_last_line(daemon: Daemon) -> None:
     response = daemon.post("/api/create", model="quiet", **{"from": "tiny"}, stream=False)
     assert (response.status_code, response.json()) == (200, {"status": "success"})
     assert response.headers["content-type"] == "application/json"
-    daemon.http.request("DELETE", "/api/delete", json={"model": "quiet"})
+    daemon.delete("quiet")
 
 
 def test_a_file_that_is_no_checkpoint_is_refused_and_leaves_nothing(daemon: Daemon, tmp_path: Path) -> None:
