@@ -40,6 +40,11 @@ class Engine(Protocol):
     def stop(self) -> None: ...
 
 
+def compiled() -> dict[str, str]:
+    """The environment, with bytecode cached: compiling at every start would cost time and memory."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
+
 def tree_rss(pid: int) -> float:
     """Resident memory of a process and its descendants, MiB."""
     processes = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
@@ -64,8 +69,14 @@ class Worker:
         self.name = name
         command = [sys.executable, "-m", "bench.worker", kind, str(source)]
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=compiled(),
         )
+        self._answer()  # ready
 
     def load(self) -> float:
         return float(self._ask("load")["seconds"])
@@ -85,12 +96,16 @@ class Worker:
         self._process.wait(30)
 
     def _ask(self, command: str, *arguments: object) -> dict[str, Any]:
-        assert self._process.stdin and self._process.stdout
+        assert self._process.stdin
         self._process.stdin.write(json.dumps([command, arguments]) + "\n")
         self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout
         line = self._process.stdout.readline()
         if not line:
-            raise SystemExit(f"bench: {self.name} ended during {command}")
+            raise SystemExit(f"bench: {self.name} ended")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
@@ -102,7 +117,7 @@ class Daemon:
 
     def __init__(self, models: Path) -> None:
         self._port = free_port()
-        environment = os.environ | {
+        environment = compiled() | {
             "HEARTH_HOST": f"127.0.0.1:{self._port}",
             "HEARTH_MODELS": str(models),
             "HEARTH_CONTEXT_LENGTH": str(NUM_CTX),

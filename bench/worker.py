@@ -111,12 +111,17 @@ def main(name: str, source: str) -> None:
     answers = sys.stdout
     sys.stdout = sys.stderr  # libraries print what they like
     engine: Engine = InProcess(source) if name == "inprocess" else LlamaCpp(source)
+
+    def answer(content: dict[str, object]) -> None:
+        answers.write(json.dumps(content) + "\n")
+        answers.flush()
+
+    answer({"ready": True})
     for line in sys.stdin:
         command, arguments = json.loads(line)
         started = time.perf_counter()
         result = getattr(engine, command)(*arguments)
-        answers.write(json.dumps({"result": result, "seconds": time.perf_counter() - started}) + "\n")
-        answers.flush()
+        answer({"result": result, "seconds": time.perf_counter() - started})
 
 
 if __name__ == "__main__":

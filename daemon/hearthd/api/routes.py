@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import NamedTuple
 
 import msgspec
+from starlette.exceptions import HTTPException
+from starlette.routing import Route, Router
 
 from hearthd.api import about, blobs, chat, create, generate, later, models
 from hearthd.api.exchange import Event, Exchange, Receive, Send
@@ -18,35 +19,48 @@ from hearthd.errors import HearthError, Overloaded
 
 log = logging.getLogger(__name__)
 
+EXCHANGE = "hearth.exchange"  # keys of the ASGI scope
+SERVICES = "hearth.services"
+
 Handler = Callable[[Services, Exchange], Awaitable[None]]
 
 
-class Route(NamedTuple):
-    """One endpoint. A last segment `:name` matches any one segment; the handler finds it in `exchange.tail`."""
+class Endpoint:
+    """A handler as the ASGI application that starlette's routes expect; a bound function would be wrapped in theirs."""
 
-    methods: tuple[str, ...]
-    path: str
-    handler: Handler
+    def __init__(self, handler: Handler) -> None:
+        self._handler = handler
+
+    async def __call__(self, scope: Event, receive: Receive, send: Send) -> None:
+        """Hand the exchange over, with what the path left open."""
+        exchange: Exchange = scope[EXCHANGE]
+        exchange.tail = next(iter(scope["path_params"].values()), "")
+        await self._handler(scope[SERVICES], exchange)
+
+
+def route(methods: tuple[str, ...], path: str, handler: Handler) -> Route:
+    """One endpoint. A path has at most one segment left open."""
+    return Route(path, Endpoint(handler), methods=methods)
 
 
 ROUTES = (
-    Route(("GET", "HEAD"), "/", about.root),
-    Route(("GET", "HEAD"), "/api/version", about.version),
-    Route(("GET",), "/api/status", about.status),
-    Route(("GET", "HEAD"), "/api/tags", models.tags),
-    Route(("GET",), "/api/ps", models.ps),
-    Route(("POST",), "/api/show", models.show),
-    Route(("POST",), "/api/copy", models.copy),
-    Route(("DELETE",), "/api/delete", models.delete),
-    Route(("POST",), "/api/generate", generate.generate),
-    Route(("POST",), "/api/chat", chat.chat),
-    Route(("POST",), "/api/create", create.create),
-    Route(("GET", "HEAD"), "/api/blobs/:digest", blobs.check),
-    Route(("POST",), "/api/blobs/:digest", blobs.upload),
-    Route(("POST",), "/api/pull", later.pull),
-    Route(("POST",), "/api/push", later.push),
-    Route(("POST",), "/api/embed", later.embed),
-    Route(("POST",), "/api/embeddings", later.embed),
+    route(("GET", "HEAD"), "/", about.root),
+    route(("GET", "HEAD"), "/api/version", about.version),
+    route(("GET",), "/api/status", about.status),
+    route(("GET", "HEAD"), "/api/tags", models.tags),
+    route(("GET",), "/api/ps", models.ps),
+    route(("POST",), "/api/show", models.show),
+    route(("POST",), "/api/copy", models.copy),
+    route(("DELETE",), "/api/delete", models.delete),
+    route(("POST",), "/api/generate", generate.generate),
+    route(("POST",), "/api/chat", chat.chat),
+    route(("POST",), "/api/create", create.create),
+    route(("GET", "HEAD"), "/api/blobs/{digest}", blobs.check),
+    route(("POST",), "/api/blobs/{digest}", blobs.upload),
+    route(("POST",), "/api/pull", later.pull),
+    route(("POST",), "/api/push", later.push),
+    route(("POST",), "/api/embed", later.embed),
+    route(("POST",), "/api/embeddings", later.embed),
 )
 
 
@@ -56,17 +70,17 @@ class Api:
     def __init__(self, services: Services, guard: Guard) -> None:
         self._services = services
         self._guard = guard
-        self._handlers: dict[str, dict[str, Handler]] = {}
-        for route in ROUTES:
-            methods = self._handlers.setdefault(_pattern(route.path), {})
-            methods.update(dict.fromkeys(route.methods, route.handler))
+        self._router = Router(ROUTES, redirect_slashes=False, default=unknown)
 
     async def __call__(self, scope: Event, receive: Receive, send: Send) -> None:
         """Answer one request; nothing escapes but what the server itself raises."""
         exchange = Exchange(scope, receive, send)
+        scope.update({"app": self, EXCHANGE: exchange, SERVICES: self._services})
         try:
             if await self._guard.admit(exchange):
-                await self._dispatch(exchange)
+                await self._router(scope, receive, send)
+        except HTTPException as error:  # starlette's word for a known path with another method
+            await exchange.text("405 method not allowed", error.status_code)
         except asyncio.CancelledError:
             await fail(exchange, Overloaded("the server is shutting down"))
         except HearthError as error:
@@ -77,17 +91,11 @@ class Api:
         finally:
             exchange.close()
 
-    async def _dispatch(self, exchange: Exchange) -> None:
-        handlers = self._handlers.get(exchange.path)
-        if handlers is None:
-            head, _, exchange.tail = exchange.path.rpartition("/")
-            handlers = self._handlers.get(f"{head}/:") if exchange.tail else None
-        if handlers is None:
-            await exchange.text("404 page not found", 404)
-        elif exchange.method not in handlers:
-            await exchange.text("405 method not allowed", 405)
-        else:
-            await handlers[exchange.method](self._services, exchange)
+
+async def unknown(scope: Event, receive: Receive, send: Send) -> None:
+    """A path that no route has."""
+    exchange: Exchange = scope[EXCHANGE]
+    await exchange.text("404 page not found", 404)
 
 
 async def fail(exchange: Exchange, error: HearthError) -> None:
@@ -99,8 +107,3 @@ async def fail(exchange: Exchange, error: HearthError) -> None:
         await exchange.json(failure, error.status)
     elif exchange.is_stream:
         await exchange.end(msgspec.json.encode(failure) + b"\n")
-
-
-def _pattern(path: str) -> str:
-    head, colon, _ = path.partition(":")
-    return head + colon
