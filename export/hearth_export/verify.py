@@ -25,8 +25,7 @@ from hearth_export.spec import Tensors
 SLICE_ROWS = 64
 BATCH = 8  # slices a session
 PROBES = (1, 8)  # rows of x: one row takes another kernel than many
-MAX_ERROR = 0.05  # relative, of a slice; int8 activations alone cost about 0.01
-MAX_ROW_ERROR = 0.5  # of any one row; another row in its place costs 1.4
+MAX_ERROR = 0.05  # relative; int8 activations alone cost about 0.01, one wrong row of 64 costs 0.17
 PROBE_FILE = ".probe.onnx"
 
 
@@ -88,7 +87,7 @@ def check_embedding(directory: Path, data_file: str, matrix: Matrix, tensors: Te
             quantize_axis=1,
         )
         (got,) = _run(directory, graph, {"ids": np.arange(rows, dtype=np.int64)})
-        _compare(piece, got.T, _weights(tensors, piece).T)
+        _compare(piece, got, _weights(tensors, piece))
 
 
 def _slices(matrix: Matrix) -> Iterator[Slice]:
@@ -166,21 +165,10 @@ def _open(model: str | bytes) -> ort.InferenceSession:
 
 
 def _compare(piece: Slice, got: Floats, want: Floats) -> None:
-    """`got` and `want` are (probes, rows of the slice)."""
     size = float(np.linalg.norm(want))
     error = float(np.linalg.norm(got - want)) / size if size else float(np.abs(got).max())
     if not error <= MAX_ERROR:
-        raise _differs(piece.part, f"rows {piece.start}..{piece.stop}", error, MAX_ERROR)
-    if size:
-        typical = size / want.shape[1] ** 0.5
-        errors = np.linalg.norm(got - want, axis=0) / np.maximum(np.linalg.norm(want, axis=0), typical)
-        worst = int(errors.argmax())
-        if errors[worst] > MAX_ROW_ERROR:
-            raise _differs(piece.part, f"row {piece.start + worst}", float(errors[worst]), MAX_ROW_ERROR)
-
-
-def _differs(part: Part, which: str, error: float, most: float) -> ExportError:
-    return ExportError(
-        f"tensor {part.tensor}, {which}: the converted weights give results that differ by {error:.3g} "
-        f"(at most {most} is allowed); nothing was published"
-    )
+        raise ExportError(
+            f"tensor {piece.part.tensor}, rows {piece.start}..{piece.stop}: the converted weights give results that "
+            f"differ by {error:.3g} (at most {MAX_ERROR} is allowed); nothing was published"
+        )
