@@ -32,9 +32,14 @@ _MIDDLES = {"Q4_1": -7.5, "Q5_1": -15.5, "Q2_K": 1.5, "Q4_K": 7.5, "Q5_K": 15.5}
 
 
 def random_weights(block_type: str, rows: int, columns: int, generator: np.random.Generator) -> NDArray[np.generic]:
-    """Weights of about 1 / sqrt(columns): float32 (rows, columns) where gguf can quantize the type, else its bytes."""
+    """Weights of about 1 / sqrt(columns): float32 (rows, columns) where gguf can quantize the type, else its bytes.
+
+    Zeros of a type that the exporter does not unpack.
+    """
     if block_type in QUANTIZABLE:
         return generator.standard_normal((rows, columns), np.float32) / np.float32(np.sqrt(columns))
+    if block_type not in SCALES:
+        return np.zeros((rows, BLOCK_TYPES[block_type].row_bytes(columns)), np.uint8)
     raw = random_bytes(block_type, rows, columns, generator)
     return scaled(block_type, raw, float(1 / (np.sqrt(columns) * dequantized(block_type, raw).std())))
 
