@@ -370,6 +370,7 @@ def test_a_shown_modelfile_makes_the_same_model_again(daemon: Daemon) -> None:
     modelfile = 'FROM tiny\nSYSTEM """two\nlines"""\nPARAMETER num_ctx 128\nMESSAGE user hi\nLICENSE MIT\n'
     daemon.lines("/api/create", model="first", modelfile=modelfile)
     first = daemon.post("/api/show", model="first").json()
+    assert "TEMPLATE" not in first["modelfile"]  # the checkpoint keeps its own
     assert daemon.lines("/api/create", model="second", modelfile=first["modelfile"])[-1] == {"status": "success"}
     second = daemon.post("/api/show", model="second").json()
     for field in ("system", "parameters", "messages", "license", "template", "details"):

@@ -155,7 +155,7 @@ def _shown(model: StoredModel, contents: ModelContents, source: SourceInfo | Non
     template = contents.template or (source and source.chat_template) or PLAIN_TEMPLATE
     return ShowResponse(
         license="\n".join(contents.licenses),
-        modelfile=_modelfile(model, contents, template, system or contents.system),
+        modelfile=_modelfile(model, contents, system or contents.system),
         parameters=_parameters(contents.params),
         template=template,
         system=system or contents.system,
@@ -199,12 +199,13 @@ def _plain_value(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _modelfile(model: StoredModel, contents: ModelContents, template: str, system: str) -> str:
+def _modelfile(model: StoredModel, contents: ModelContents, system: str) -> str:
+    """A Modelfile that makes the model again. The checkpoint's own template is left to the checkpoint."""
     paths = [("model", contents.model_path)] if contents.model_path else []
     commands = [Command(name, str(path)) for name, path in paths]
     commands += [Command("adapter", str(path)) for path in contents.adapters]
     commands += [Command("model", str(path)) for path in contents.projectors]
-    commands.append(Command("template", template))
+    commands += [Command("template", contents.template)] if contents.template else []
     commands += [Command("system", system)] if system else []
     commands += [Command(key, _plain_value(value)) for key, value in _flat(contents.params)]
     commands += [Command("license", text) for text in contents.licenses]
