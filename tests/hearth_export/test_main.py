@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from hearth_export.readers.gguf import open_gguf
 from hearthd.store.variant import SourceInfo, read_source
 from tests.hearth_export.converted import DIGEST, info_of
 from tests.hearth_export.gguf_writer import Meta, Tensor, header
+from tests.hearth_export.peak import run
 from tests.tiny import tokens, write_tiny_gguf
 
 Capture = pytest.CaptureFixture[str]
@@ -277,22 +276,7 @@ def test_any_damage_to_the_weights_ends_in_a_variant_or_in_one_error(
 def test_module_refuses_a_hostile_file_in_little_memory_without_a_traceback(tmp_path: Path) -> None:
     source = tmp_path / "model.gguf"
     source.write_bytes(header(1 << 16, 1 << 15) + random.Random(1).randbytes(1 << 20) + bytes(8 << 20))
-    command = [
-        sys.executable,
-        "-m",
-        "hearth_export",
-        "convert",
-        str(source),
-        "--digest",
-        DIGEST,
-        "--out",
-        str(tmp_path),
-    ]
-    with (tmp_path / "output").open("w+") as output, (tmp_path / "errors").open("w+") as errors:
-        child = subprocess.Popen(command, stdout=output, stderr=errors)
-        _, status, usage = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
-    assert child.returncode == 1
-    assert (tmp_path / "errors").read_text() == ""
-    assert str(source) in msgspec.json.decode((tmp_path / "output").read_text().splitlines()[-1])["error"]
-    assert usage.ru_maxrss << 10 < 200 << 20
+    done = run("convert", str(source), "--digest", DIGEST, "--out", str(tmp_path))
+    assert (done.returncode, done.errors) == (1, "")
+    assert str(source) in msgspec.json.decode(done.lines[-1])["error"]
+    assert done.peak_bytes < 200 << 20
