@@ -40,10 +40,12 @@ def remove_tree(directory: Path) -> None:
 
 
 def _is_exporter(pid: str) -> bool:
+    """Whether a process of that id runs `python -m hearth_export` or `hearth-export`."""
     try:
-        return b"hearth_export" in Path(f"/proc/{int(pid)}/cmdline").read_bytes()
+        words = Path(f"/proc/{int(pid)}/cmdline").read_bytes().split(b"\0")
     except (OSError, ValueError):
         return False
+    return b"hearth_export" in words or any(word.endswith(b"/hearth-export") for word in words)
 
 
 def remove_file(path: Path) -> None:
