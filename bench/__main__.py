@@ -55,6 +55,7 @@ def measure(engines: list[Engine], variant_dir: Path, source: Path, rounds: int)
         for engine in engines[turn % len(engines) :] + engines[: turn % len(engines)]:
             load_and_unload(engine, files, figures)
     for engine in engines:
+        engine.refresh()
         engine.load()
         figures["RSS loaded, MiB"][engine.name].append(engine.rss())
     decode(engines, variant_dir, rounds, figures)

@@ -37,6 +37,9 @@ class Engine(Protocol):
     def rss(self) -> float:
         """Resident memory of all its processes, MiB."""
 
+    def refresh(self) -> None:
+        """A fresh process for what held the model, so that earlier loads left no trace in it."""
+
     def stop(self) -> None: ...
 
 
@@ -67,9 +70,12 @@ class Worker:
 
     def __init__(self, name: str, kind: str, source: Path) -> None:
         self.name = name
-        command = [sys.executable, "-m", "bench.worker", kind, str(source)]
+        self._command = [sys.executable, "-m", "bench.worker", kind, str(source)]
+        self._start()
+
+    def _start(self) -> None:
         self._process = subprocess.Popen(
-            command,
+            self._command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -89,6 +95,10 @@ class Worker:
 
     def rss(self) -> float:
         return tree_rss(self._process.pid)
+
+    def refresh(self) -> None:
+        self.stop()
+        self._start()
 
     def stop(self) -> None:
         assert self._process.stdin
@@ -168,6 +178,9 @@ class Daemon:
 
     def rss(self) -> float:
         return tree_rss(self._process.pid)
+
+    def refresh(self) -> None:
+        """Nothing to do: every load has a process of its own."""
 
     def stop(self) -> None:
         self._process.terminate()

@@ -102,6 +102,7 @@ class LlamaCpp:
         }
 
     def unload(self) -> None:
+        self.generate([1], 1)  # a server deleted before its loop has turned once never returns
         del self._server
         gc.collect()
 

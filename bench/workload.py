@@ -9,7 +9,7 @@ from pathlib import Path
 PROSE = Path(__file__).parent.parent / "tests" / "data" / "prose.txt"
 CONTEXTS = (32, 512, 1800)  # prompt tokens before the measured decode steps
 PREFILL = 512
-NUM_PREDICT = 64
+NUM_PREDICT = 128
 NUM_CTX = 2048
 NUM_THREADS = 2
 
