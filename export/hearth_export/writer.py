@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hearth_export.errors import ExportError
+from hearthd.store.durable import sync_directory
 from hearthd.store.removal import clear_abandoned
 
 RESERVE_BYTES = 64 << 20  # disk left free for the rest of the system
@@ -66,15 +67,6 @@ def write_file(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def sync_directory(path: Path) -> None:
-    """Makes renames and new names in `path` durable."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def require_space(root: Path, num_bytes: int) -> None:
