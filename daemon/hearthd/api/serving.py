@@ -129,5 +129,7 @@ def listen(host: str, port: int) -> socket.socket:
 def _address(host: str, port: int) -> Any:
     if not host:
         host = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"  # noqa: S104 (asked for)
+    if host.lower() == "localhost":
+        host = "127.0.0.1"  # also where no resolver knows the name
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     return min(found, key=lambda entry: entry[0] != socket.AF_INET)

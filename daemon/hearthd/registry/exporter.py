@@ -240,12 +240,12 @@ class _Child:
         """End the process and its children: SIGTERM, then SIGKILL. Nothing if it has ended."""
         if self._process.returncode is None:
             self._signal(signal.SIGTERM)
-            try:
-                async with asyncio.timeout(TERM_GRACE_S):
-                    await self._process.wait()
-            except TimeoutError:
+            ending = asyncio.ensure_future(self._process.wait())
+            # not asyncio.timeout: Debian 12's (Python 3.11.2) never fires in a task that is being cancelled
+            await asyncio.wait([ending], timeout=TERM_GRACE_S)
+            if not ending.done():
                 self._signal(signal.SIGKILL)
-                await self._process.wait()
+            await ending
         self._stderr_task.cancel()
 
     def death(self, status: int) -> ExportFailed:
