@@ -61,7 +61,7 @@ def test_other_ways_to_write_the_address_work(tmp_path: Path, host: str) -> None
     daemon = Daemon(tmp_path)
     daemon.close()
     with_host = Daemon(tmp_path, HEARTH_HOST=f"{host}:{daemon.port}")
-    with_host.http.base_url = f"http://{host or '127.0.0.1'}:{daemon.port}"
+    with_host.http.base_url = f"http://{host if host == '[::1]' else '127.0.0.1'}:{daemon.port}"
     try:
         with_host.wait_until_ready()
     finally:
