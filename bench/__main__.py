@@ -19,7 +19,7 @@ from rich.table import Table
 from bench.engines import Daemon, Engine, Worker, forget
 from bench.workload import CONTEXTS, NUM_PREDICT, NUM_THREADS, PREFILL, PROSE, checkpoint, prompt
 
-ROUNDS = 5
+ROUNDS = 9
 
 Figures = dict[str, dict[str, list[float]]]  # row -> engine -> one figure a round
 
