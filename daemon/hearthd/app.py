@@ -49,6 +49,8 @@ async def serve(config: Config, *, with_starter: bool) -> None:
     """Listen, serve, drain, stop. HearthError where it cannot begin."""
     for warning in config.warnings:
         logger.warning("%s", warning)
+    if config.num_parallel > 1:
+        logger.warning("HEARTH_NUM_PARALLEL: this version serves one request of a model at a time; others wait")
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(NUM_THREADS))
     with listen(config.host.name, config.host.port) as socket:
         store = open_store(config.models, config.cache)

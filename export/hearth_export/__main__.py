@@ -25,6 +25,8 @@ from hearth_export.errors import ExportError
 from hearth_export.precision import Goal
 from hearth_export.progress import Reporter, say
 
+OOM_SCORE_ADJ = "600"  # of -1000..1000; a runner has 500
+
 
 class _Stopped(BaseException):
     """A signal asks for the end."""
@@ -37,6 +39,7 @@ class _Stopped(BaseException):
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; the exit status."""
     options = _parser().parse_args(arguments)
+    _offer_to_oom_killer()
     try:
         with _unwinding_on_signals():
             return _convert(options) if options.command == "convert" else _inspect(options)
@@ -51,6 +54,12 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail(f"{options.source}: not enough memory to convert this model")
     except OSError as error:
         return _fail(f"{error.filename or options.source}: {error.strerror}")
+
+
+def _offer_to_oom_killer() -> None:
+    """A conversion can be had again; the daemon and its loaded models had better survive it."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(OOM_SCORE_ADJ)
 
 
 def _fail(sentence: str, status: int = 1) -> int:

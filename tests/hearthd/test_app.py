@@ -46,6 +46,11 @@ def test_it_says_where_it_listens_and_warns_of_bad_settings(tmp_path: Path) -> N
         assert "HEARTH_KEEP_ALIVE='soon' is ignored" in daemon.log
 
 
+def test_a_setting_without_effect_in_this_version_is_warned_of(tmp_path: Path) -> None:
+    with running(tmp_path, OLLAMA_NUM_PARALLEL="4") as daemon:
+        assert "one request of a model at a time" in daemon.log
+
+
 def has_ipv6() -> bool:
     try:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
