@@ -39,7 +39,6 @@ class _Stopped(BaseException):
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; the exit status."""
     options = _parser().parse_args(arguments)
-    _offer_to_oom_killer()
     try:
         with _unwinding_on_signals():
             return _convert(options) if options.command == "convert" else _inspect(options)
@@ -56,8 +55,8 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail(f"{error.filename or options.source}: {error.strerror}")
 
 
-def _offer_to_oom_killer() -> None:
-    """A conversion can be had again; the daemon and its loaded models had better survive it."""
+def offer_to_oom_killer() -> None:
+    """A process that the daemon starts goes before it and its models: a conversion can be had again."""
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(OOM_SCORE_ADJ)
 
@@ -117,4 +116,5 @@ def _inspect(options: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
+    offer_to_oom_killer()
     sys.exit(main())

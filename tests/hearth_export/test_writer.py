@@ -141,6 +141,15 @@ def test_killed_conversion_leaves_no_variant_and_the_next_one_succeeds(
     assert hidden(root) == []
 
 
+def test_a_conversion_is_offered_to_the_oom_killer_before_runners(smollm2_gguf: Path, tmp_path: Path) -> None:
+    child = start(smollm2_gguf, tmp_path)
+    assert child.stdout is not None
+    child.stdout.readline()
+    assert int(Path(f"/proc/{child.pid}/oom_score_adj").read_text()) == 600
+    child.kill()
+    child.communicate()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_conversion_that_is_asked_to_end_leaves_nothing(
     smollm2_gguf: Path, tmp_path: Path, number: signal.Signals
