@@ -8,22 +8,8 @@ from numpy.typing import NDArray
 
 from hearth_export.errors import BadCheckpoint, UnsupportedModel
 from hearth_export.ggml import BLOCK_TYPES, FLOAT_TYPES, Blocks, dequantize, float_rows, quantize_rows
+from tests.hearth_export.random_blocks import SCALES
 
-# byte offsets of the float16 scales inside a block
-HALVES = {
-    "Q4_0": (0,),
-    "Q4_1": (0, 2),
-    "Q5_0": (0,),
-    "Q5_1": (0, 2),
-    "Q8_0": (0,),
-    "Q2_K": (80, 82),
-    "Q3_K": (108,),
-    "Q4_K": (0, 2),
-    "Q5_K": (0, 2),
-    "Q6_K": (208,),
-    "IQ4_NL": (0,),
-    "IQ4_XS": (0,),
-}
 AFFINE = ("Q4_1", "Q5_1", "Q2_K", "Q4_K", "Q5_K")
 HOLDERS = {
     "Q4_0": (4, 32),
@@ -45,7 +31,7 @@ def random_rows(name: str, rows: int = 7, blocks: int = 5) -> NDArray[np.uint8]:
     """Random block bytes whose float16 scales lie in 2**-9 .. 2**-1, either sign."""
     rng = np.random.default_rng(sum(map(ord, name)))
     raw = rng.integers(0, 256, (rows, blocks, BLOCK_TYPES[name].num_bytes), np.uint8)
-    for at in HALVES[name]:
+    for at in SCALES[name]:
         magnitude = np.exp2(rng.uniform(-9, -1, (rows, blocks))) * rng.choice([-1, 1], (rows, blocks))
         raw[:, :, at : at + 2] = magnitude.astype(np.float16)[:, :, None].view(np.uint8)
     return raw.reshape(rows, -1)
@@ -55,7 +41,7 @@ def oracle(name: str, raw: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.asarray(quants.dequantize(raw, gguf.GGMLQuantizationType[name]), np.float32)
 
 
-@pytest.mark.parametrize("name", [name for name in HALVES if name not in AFFINE])
+@pytest.mark.parametrize("name", [name for name in SCALES if name not in AFFINE])
 def test_symmetric_type_is_bit_identical_to_the_reference(name: str) -> None:
     raw = random_rows(name)
     np.testing.assert_array_equal(dequantize(BLOCK_TYPES[name].unpack(raw)), oracle(name, raw))
@@ -99,18 +85,18 @@ def test_every_size_and_id_agrees_with_the_gguf_package() -> None:
             assert gguf.GGML_QUANT_SIZES[kind] == (row.block, row.num_bytes)
 
 
-@pytest.mark.parametrize("name", sorted(set(BLOCK_TYPES) - set(HALVES) - FLOAT_TYPES))
+@pytest.mark.parametrize("name", sorted(set(BLOCK_TYPES) - set(SCALES) - FLOAT_TYPES))
 def test_type_without_unpacker_is_refused_naming_it(name: str) -> None:
     raw = np.zeros((1, BLOCK_TYPES[name].num_bytes), np.uint8)
     with pytest.raises(UnsupportedModel, match=f"block type {name} cannot be converted.*Q8_0"):
         BLOCK_TYPES[name].unpack(raw)
 
 
-@pytest.mark.parametrize("name", HALVES)
+@pytest.mark.parametrize("name", SCALES)
 def test_scale_that_is_not_finite_is_refused_naming_the_row(name: str) -> None:
     raw = random_rows(name)
     num_bytes = BLOCK_TYPES[name].num_bytes
-    at = 2 * num_bytes + HALVES[name][0]
+    at = 2 * num_bytes + SCALES[name][0]
     raw[3, at : at + 2] = np.array([np.nan], np.float16).view(np.uint8)
     with pytest.raises(BadCheckpoint, match=f"row 3 block .*{name}.*nan"):
         BLOCK_TYPES[name].unpack(raw)
