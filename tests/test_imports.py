@@ -25,7 +25,11 @@ ALLOWED = {
     "hearthd.engine": {"hearthd.store.variant"},
     "hearthd.engine.frames": set(),
     "hearthd.store": set(),
-    "hearthd.registry": {"hearthd.store", "hearthd.modelfile", "hearthd.options"},
+    "hearthd.registry": {"hearthd.store", "hearthd.modelfile", "hearthd.options", "hearthd.transfer.messages"},
+    "hearthd.transfer": {"hearthd.store"},
+    "hearthd.transfer.messages": set(),
+    "hearthd.command": {"hearthd.config", "hearthd.modelfile", "hearthd.checks"},
+    "hearthd.checks": {"hearthd.config", "hearthd.store"},
     "hearthd.config": set(),
     "hearthd.options": {"hearthd.engine.frames"},
     "hearthd.modelfile": {"hearthd.options"},
@@ -34,7 +38,7 @@ ALLOWED = {
     "hearth_export": {"hearthd.store"},
 }  # fmt: skip
 ROOTS = {"hearthd.app", "hearthd.cli", "hearthd.__main__"}
-HEAVY = {"numpy", "onnx", "onnxruntime", "tokenizers", "torch", "optimum", "gguf", "httpx"}
+HEAVY = {"numpy", "onnx", "onnxruntime", "tokenizers", "torch", "optimum", "gguf", "httpx", "aiohttp", "cryptography", "rich"}
 
 
 def modules() -> Iterator[tuple[str, Path]]:
