@@ -38,7 +38,8 @@ ALLOWED = {
     "hearth_export": {"hearthd.store"},
 }  # fmt: skip
 ROOTS = {"hearthd.app", "hearthd.cli", "hearthd.__main__"}
-HEAVY = {"numpy", "onnx", "onnxruntime", "tokenizers", "torch", "optimum", "gguf", "httpx", "aiohttp", "cryptography", "rich"}
+HEAVY = {"numpy", "onnx", "onnxruntime", "tokenizers", "torch", "optimum", "gguf"}
+HEAVY |= {"aiohttp", "argparse", "cryptography", "httpx", "rich"}  # for child processes and the command line
 
 
 def modules() -> Iterator[tuple[str, Path]]:

@@ -128,8 +128,8 @@ MISMATCH = "mismatch"  # content is not what its digest promises; what was fetch
 NO_SPACE = "no_space"  # the disk is full; what was fetched is gone
 DROPPED = "dropped"
 
-_order_decoder = msgspec.json.Decoder(Order)
-_answer_decoder = msgspec.json.Decoder(Answer)
+_order_decoder: msgspec.json.Decoder[Order] = msgspec.json.Decoder(Order)
+_answer_decoder: msgspec.json.Decoder[Answer] = msgspec.json.Decoder(Answer)
 _encoder = msgspec.json.Encoder()
 
 
