@@ -7,7 +7,6 @@ import gc
 import logging
 import signal
 import sys
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,8 @@ from hearthd.api.serving import HttpServer, listen
 from hearthd.config import Config
 from hearthd.duration import SECOND_NS
 from hearthd.errors import ExportFailed, HearthError
-from hearthd.registry.create import Progress, ensure_variant
+from hearthd.registry.progress import Progress, Report
+from hearthd.registry.variants import ensure_variant
 from hearthd.scheduler.runner import ProcessRunner
 from hearthd.scheduler.scheduler import Scheduler
 from hearthd.store.store import ModelStore, StoredModel, open_store
@@ -101,7 +101,7 @@ async def prepare(store: ModelStore, model: StoredModel) -> tuple[Path, VariantI
     return found[0]
 
 
-def _stage_log(name: str) -> Callable[[Progress], None]:
+def _stage_log(name: str) -> Report:
     """Tells the log of each new stage."""
     last = ""
 

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 from hearthd.errors import HearthError
-from hearthd.registry.create import Progress, create
+from hearthd.registry.create import create
+from hearthd.registry.progress import Progress
 from hearthd.registry.spec import CreateSpec
 from hearthd.store import names
 from hearthd.store.store import ModelStore

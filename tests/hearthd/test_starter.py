@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hearthd import starter
-from hearthd.registry.create import Progress
+from hearthd.registry.progress import Progress
 from tests.e2e.daemon import eventually, running
 
 STEPS = [Progress("parsing GGUF"), Progress("converting", total=10, completed=5), Progress("converting", "", 10, 10)]

@@ -14,6 +14,7 @@ from hearthd.api.services import Services
 from hearthd.api.wire import CreateRequest, ProgressResponse
 from hearthd.errors import BadRequest, HearthError
 from hearthd.registry import create as registry
+from hearthd.registry.progress import Progress
 from hearthd.registry.spec import CreateSpec, check_parameters, spec_from_modelfile
 from hearthd.store import names
 from hearthd.store.contents import Message
@@ -86,7 +87,7 @@ def _from_fields(name: ModelName, request: CreateRequest) -> CreateSpec:
     )
 
 
-async def _stream(exchange: Exchange, steps: AsyncIterator[registry.Progress]) -> None:
+async def _stream(exchange: Exchange, steps: AsyncIterator[Progress]) -> None:
     lines = Lines(exchange)
     last = ProgressResponse(status="success")
     async for step in steps:
@@ -96,7 +97,7 @@ async def _stream(exchange: Exchange, steps: AsyncIterator[registry.Progress]) -
     await lines.end(last)
 
 
-async def _last(exchange: Exchange, steps: AsyncIterator[registry.Progress]) -> None:
+async def _last(exchange: Exchange, steps: AsyncIterator[Progress]) -> None:
     last: ProgressResponse | None = None
     async for step in steps:
         last = _line(step)
@@ -105,5 +106,5 @@ async def _last(exchange: Exchange, steps: AsyncIterator[registry.Progress]) -> 
     await exchange.json(last, content_type=BARE_JSON)
 
 
-def _line(step: registry.Progress) -> ProgressResponse:
+def _line(step: Progress) -> ProgressResponse:
     return ProgressResponse(status=step.status, digest=step.digest, total=step.total, completed=step.completed)

@@ -9,17 +9,18 @@ import asyncio
 import hashlib
 import sys
 from collections.abc import AsyncGenerator, Callable, Iterable
-from contextlib import ExitStack, aclosing
+from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 import msgspec
 
-from hearthd import __version__
 from hearthd.errors import BadRequest, Canceled, ExportFailed, ModelNotFound, StoreError
 from hearthd.registry.capabilities import capabilities, parameter_size
-from hearthd.registry.exporter import convert, inspect
+from hearthd.registry.exporter import inspect
+from hearthd.registry.progress import Progress, Report
 from hearthd.registry.spec import CreateSpec
+from hearthd.registry.variants import ensure_variant
 from hearthd.store import manifest, media
 from hearthd.store.blobs import normal_digest
 from hearthd.store.contents import MAX_TEXT_BYTES
@@ -32,18 +33,6 @@ T = TypeVar("T")
 
 GGUF_MAGIC = b"GGUF"
 COPY_STEP_BYTES = 32 << 20  # between two progress lines of a copy
-
-
-class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One line of a create's answer. The last one of a success has status "success"."""
-
-    status: str
-    digest: str = ""
-    total: int = 0  # bytes
-    completed: int = 0  # bytes
-
-
-Report = Callable[[Progress], None]
 
 
 async def create(
@@ -66,17 +55,6 @@ async def create(
         await asyncio.wait([task])
         if not task.cancelled():
             task.exception()  # seen, whether or not it was raised above
-
-
-async def ensure_variant(store: ModelStore, digest: str, report: Report, *, python: str = sys.executable) -> None:
-    """Convert the checkpoint unless this version has done so already. Raises ExportFailed, StoreError."""
-    if any(info.exporter == __version__ for _, info in store.variants(digest)):
-        return
-    steps = convert(store.blobs.path(digest), normal_digest(digest), store.variant_root(digest), python=python)
-    async with aclosing(steps):
-        async for step in steps:
-            if not step.variant:
-                report(Progress(f"converting to ONNX ({step.stage})", normal_digest(digest), step.total, step.done))
 
 
 class _Creation:

@@ -12,7 +12,8 @@ import pytest
 
 from hearthd.errors import BadRequest, ExportFailed, HearthError, InvalidDigest, StoreError
 from hearthd.modelfile import parse
-from hearthd.registry.create import Progress, create
+from hearthd.registry.create import create
+from hearthd.registry.progress import Progress
 from hearthd.registry.spec import CreateSpec, spec_from_modelfile
 from hearthd.store import names
 from hearthd.store.contents import Message

@@ -1,0 +1,23 @@
+"""A variant of a checkpoint where there is none yet."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import aclosing
+
+from hearthd import __version__
+from hearthd.registry.exporter import convert
+from hearthd.registry.progress import Progress, Report
+from hearthd.store.blobs import normal_digest
+from hearthd.store.store import ModelStore
+
+
+async def ensure_variant(store: ModelStore, digest: str, report: Report, *, python: str = sys.executable) -> None:
+    """Convert the checkpoint unless this version has done so already. Raises ExportFailed, StoreError."""
+    if any(info.exporter == __version__ for _, info in store.variants(digest)):
+        return
+    steps = convert(store.blobs.path(digest), normal_digest(digest), store.variant_root(digest), python=python)
+    async with aclosing(steps):
+        async for step in steps:
+            if not step.variant:
+                report(Progress(f"converting to ONNX ({step.stage})", normal_digest(digest), step.total, step.done))
