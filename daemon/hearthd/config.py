@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +65,12 @@ class Config:
     max_body_bytes: int
     noprune: bool
     log_level: int
+    transfer_streams: int
+    transfer_rate: int  # bytes a second; 0: unbounded
+    transfer_stall_ns: int
+    key: Path
+    credentials: Path | None
+    share: bool
     warnings: tuple[str, ...] = ()
 
     @property
@@ -144,6 +152,17 @@ def parse_count(text: str) -> int:
     return int(text)
 
 
+SIZE_UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
+
+
+def parse_size(text: str) -> int:
+    """Bytes: `65536`, `500k`, `1.5MB`, `2 MiB`. Raises Unreadable."""
+    match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*(|[kmg]i?)b?", text.lower())
+    if match is None:
+        raise Unreadable("not a number of bytes such as 65536, 500k, 10MB, 2MiB")
+    return int(Decimal(match[1]) * SIZE_UNITS[match[2]])
+
+
 def parse_keep_alive(text: str) -> int:
     """Nanoseconds of a Go duration or of bare seconds; negative: forever. Raises Unreadable."""
     try:
@@ -199,7 +218,7 @@ def parse_origins(text: str) -> tuple[str, ...]:
     return tuple(origin.strip() for origin in text.split(",") if origin.strip()) + DEFAULT_ORIGINS
 
 
-def parse_directory(text: str) -> Path:
+def parse_path(text: str) -> Path:
     """An absolute path; `~` is the home directory. Raises Unreadable."""
     try:
         return Path(text).expanduser().absolute()
@@ -231,7 +250,7 @@ SETTINGS = (
     Setting(
         "models",
         ("HEARTH_MODELS", "OLLAMA_MODELS"),
-        parse_directory,
+        parse_path,
         _below("XDG_DATA_HOME", "~/.local/share", "models"),
         "directory",
         "$XDG_DATA_HOME/hearth/models",
@@ -240,7 +259,7 @@ SETTINGS = (
     Setting(
         "cache",
         ("HEARTH_CACHE",),
-        parse_directory,
+        parse_path,
         _below("XDG_CACHE_HOME", "~/.cache", "variants"),
         "directory",
         "$XDG_CACHE_HOME/hearth/variants",
@@ -353,6 +372,60 @@ SETTINGS = (
         "level",
         "info",
         "trace, debug, info, warn or error; 1 is debug, 2 trace",
+    ),
+    Setting(
+        "transfer_streams",
+        ("HEARTH_TRANSFER_STREAMS", "OLLAMA_MAX_TRANSFER_STREAMS"),
+        lambda text: parse_count(text) or 4,
+        4,
+        "connections",
+        "4",
+        "connections by which one blob is pulled; 0: the default",
+    ),
+    Setting(
+        "transfer_rate",
+        ("HEARTH_TRANSFER_RATE",),
+        parse_size,
+        0,
+        "bytes a second",
+        "0",
+        "bound of pulls and pushes together, such as 500k, 10MB or 2MiB; 0: none",
+    ),
+    Setting(
+        "transfer_stall_ns",
+        ("HEARTH_TRANSFER_STALL",),
+        parse_timeout,
+        30 * SECOND_NS,
+        "duration or seconds",
+        "30s",
+        "a connection without bytes for so long is made anew; 0 or negative: never",
+    ),
+    Setting(
+        "key",
+        ("HEARTH_KEY",),
+        parse_path,
+        _below("XDG_DATA_HOME", "~/.local/share", "id_ed25519"),
+        "file",
+        "$XDG_DATA_HOME/hearth/id_ed25519",
+        "the key that signs for registries; made where it is missing",
+    ),
+    Setting(
+        "credentials",
+        ("HEARTH_CREDENTIALS",),
+        parse_path,
+        None,
+        "file",
+        "none",
+        "a Docker config.json with user names and passwords of registries",
+    ),
+    Setting(
+        "share",
+        ("HEARTH_SHARE",),
+        parse_bool,
+        False,
+        "bool",
+        "false",
+        "serve the models, read-only, to other devices at /v2/",
     ),
 )
 
