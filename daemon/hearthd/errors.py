@@ -86,6 +86,14 @@ class ExportFailed(HearthError):
     """A checkpoint could not be converted; the sentence comes from the exporter."""
 
 
+class TransferFailed(HearthError):
+    """Something could not be fetched from a registry or sent to it; `reason` is a word of transfer/messages.py."""
+
+    def __init__(self, sentence: str, reason: str = "failed") -> None:
+        super().__init__(sentence)
+        self.reason = reason
+
+
 class LoadFailed(HearthError):
     """A runner could not load its model."""
 
