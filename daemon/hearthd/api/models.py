@@ -142,7 +142,7 @@ async def _source(services: Services, contents: ModelContents, verbose: bool) ->
     None where it cannot be read: the rest is shown all the same.
     """
     if contents.model_path is None:
-        return None
+        return services.store.source_info(contents.model_digest) if contents.model_digest else None
     known = None if verbose else services.store.source_info(contents.model_digest)
     try:
         return known or await inspect(contents.model_path, verbose)
@@ -201,8 +201,7 @@ def _plain_value(value: Any) -> str:
 
 def _modelfile(model: StoredModel, contents: ModelContents, system: str) -> str:
     """A Modelfile that makes the model again. The checkpoint's own template is left to the checkpoint."""
-    paths = [("model", contents.model_path)] if contents.model_path else []
-    commands = [Command(name, str(path)) for name, path in paths]
+    commands = [Command("model", str(contents.model_path or model.name.short))]
     commands += [Command("adapter", str(path)) for path in contents.adapters]
     commands += [Command("model", str(path)) for path in contents.projectors]
     commands += [Command("template", contents.template)] if contents.template else []

@@ -41,8 +41,8 @@ class LoadOptions(msgspec.Struct, frozen=True):
 
 def load_key(model: StoredModel) -> str:
     """Equal for models that can share one runner: the same checkpoint, adapters and projectors."""
-    layers = model.manifest.of(media.MODEL, media.ADAPTER, media.PROJECTOR)
-    return " ".join(layer.digest for layer in layers) or model.digest
+    layers = model.manifest.of(media.ADAPTER, media.PROJECTOR)
+    return " ".join((model.source or model.digest, *(layer.digest for layer in layers)))
 
 
 @dataclass(slots=True, eq=False)

@@ -28,7 +28,7 @@ class ModelContents(msgspec.Struct, frozen=True, kw_only=True):
     """The layers of a model. Empty text: the model has no such layer."""
 
     model_digest: str = ""  # "sha256:<hex>" of the checkpoint; "" where the model has none
-    model_path: Path | None = None
+    model_path: Path | None = None  # None also where only what was converted from it is here
     adapters: tuple[Path, ...] = ()
     projectors: tuple[Path, ...] = ()
     template: str = ""
@@ -46,7 +46,7 @@ def read_contents(blobs: BlobStore, manifest: Manifest) -> ModelContents:
     """The contents of the model. Raises StoreError naming the blob that is missing or damaged."""
     models = manifest.of(media.MODEL)
     return ModelContents(
-        model_digest=models[0].digest if models else "",
+        model_digest=manifest.source or "",
         model_path=blobs.path(models[0].digest) if models else None,
         adapters=_paths(blobs, manifest.of(media.ADAPTER)),
         projectors=_paths(blobs, manifest.of(media.PROJECTOR)),

@@ -16,6 +16,12 @@ from hearthd.store import media
 MAX_MANIFEST_BYTES = 4 << 20
 MAX_CONFIG_BYTES = 4 << 20
 
+# annotations of a variant's layer
+SOURCE_NOTE = "hearth.source"  # digest of the checkpoint that it was converted from
+PROVIDER_NOTE = "hearth.provider"  # the provider class that runs it: "cpu"
+
+OPTIONAL = frozenset((media.VARIANT, media.VARIANT_FILE))
+
 _DIGEST = re.compile(r"sha256[:-][0-9a-fA-F]{64}")
 
 
@@ -27,6 +33,7 @@ class Layer(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     size: int  # bytes
     from_: str = msgspec.field(name="from", default="")
     name: str = ""
+    annotations: dict[str, str] = {}
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -41,6 +48,20 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     def parts(self) -> tuple[Layer, ...]:
         """The config and the layers."""
         return (self.config, *self.layers)
+
+    @property
+    def needed(self) -> tuple[Layer, ...]:
+        """The parts that make the model whole: all but variants, which this device need not have."""
+        return tuple(part for part in self.parts if part.media_type not in OPTIONAL)
+
+    @property
+    def source(self) -> str | None:
+        """Digest of the checkpoint, `sha256:<hex>`, in the manifest or not; None where the model has none."""
+        models = self.of(media.MODEL)
+        if models:
+            return models[0].digest
+        sources = (layer.annotations.get(SOURCE_NOTE, "") for layer in self.of(media.VARIANT))
+        return next((source for source in sources if _DIGEST.fullmatch(source)), None)
 
     @property
     def size_bytes(self) -> int:

@@ -17,3 +17,8 @@ PARAMS = _LAYER + "params"  # JSON object
 MESSAGES = _LAYER + "messages"  # JSON list of {role, content}
 LICENSE = _LAYER + "license"  # repeatable
 TENSOR = _LAYER + "tensor"
+
+# Converted models as layers; see store/shipped.py. Other tools keep layers whose types they do not know.
+VARIANT = "application/vnd.hearth.variant.v1+json"  # variant.json; `name` is "<variant>/variant.json"
+VARIANT_FILE = "application/vnd.hearth.variant.file.v1"  # any other file of it; `name` is "<variant>/<file>"
+SOURCE = "application/vnd.hearth.source.v1+json"  # source.json

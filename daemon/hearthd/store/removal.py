@@ -4,19 +4,37 @@ from __future__ import annotations
 
 import logging
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from hearthd.store.durable import TEMP_PREFIX
+from hearthd.store.durable import DIR_MODE, TEMP_PREFIX, temp_path
 
 log = logging.getLogger(__name__)
+
+
+_unfinished: set[Path] = set()  # of this process
+
+
+@contextmanager
+def unfinished(variant_root: Path) -> Iterator[Path]:
+    """A new directory in `variant_root`, removed at the end of the block unless it was renamed."""
+    directory = temp_path(variant_root)
+    _unfinished.add(directory)
+    try:
+        directory.mkdir(mode=DIR_MODE, parents=True)
+        yield directory
+    finally:
+        if directory.exists():
+            remove_tree(directory)
+        _unfinished.discard(directory)
 
 
 def clear_abandoned(variant_root: Path) -> None:
     """Remove the unfinished variants that exporters now dead left in `variant_root`: `.tmp-<pid>-*`."""
     for directory in directories(variant_root, hidden=True):
         pid = directory.name.removeprefix(TEMP_PREFIX).partition("-")[0]
-        if directory.name.startswith(TEMP_PREFIX) and not _is_exporter(pid):
+        if directory.name.startswith(TEMP_PREFIX) and directory not in _unfinished and not _is_exporter(pid):
             remove_tree(directory)
 
 

@@ -23,7 +23,7 @@ from datetime import datetime
 from pathlib import Path
 
 from hearthd.errors import ModelNotFound, StoreError
-from hearthd.store import media, names
+from hearthd.store import names
 from hearthd.store.blobs import BlobStore, digest_hex, is_partial
 from hearthd.store.contents import ModelContents, read_contents
 from hearthd.store.durable import DIR_MODE, TEMP_PREFIX, explained, write_file
@@ -64,8 +64,7 @@ class StoredModel:
     @property
     def source(self) -> str | None:
         """Digest of the checkpoint, `sha256:<hex>`; None where the model has none."""
-        layers = self.manifest.of(media.MODEL)
-        return layers[0].digest if layers else None
+        return self.manifest.source
 
 
 class ModelStore:
@@ -131,7 +130,7 @@ class ModelStore:
         """
         self._check_writable()
         manifest = decode_manifest(data, name.short)
-        for part in manifest.parts:
+        for part in manifest.needed:
             if not self.blobs.has(part.digest):
                 raise StoreError(f"{name.short}: blob {part.digest} is missing, so its manifest is not written")
         write_file(self._manifest_path(name), data)
