@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 SOURCES = {"hearthd": ROOT / "daemon" / "hearthd", "hearth_export": ROOT / "export" / "hearth_export"}
 
 # leaves that everybody in hearthd may import
-LEAVES = {"hearthd", "hearthd.errors", "hearthd.duration", "hearthd.memory"}
+LEAVES = {"hearthd", "hearthd.errors", "hearthd.duration", "hearthd.memory", "hearthd.threads"}
 
 # place -> what it may import of ours, beside the leaves and itself; the composition root may import everything
 ALLOWED = {
@@ -30,7 +30,9 @@ ALLOWED = {
     "hearthd.transfer.messages": set(),
     "hearthd.command": {"hearthd.config", "hearthd.modelfile", "hearthd.checks"},
     "hearthd.checks": {"hearthd.config", "hearthd.store"},
-    "hearthd.config": set(),
+    "hearthd.config": {"hearthd.host", "hearthd.values"},
+    "hearthd.host": {"hearthd.values"},
+    "hearthd.values": set(),
     "hearthd.options": {"hearthd.engine.frames"},
     "hearthd.modelfile": {"hearthd.options"},
     "hearthd.log": set(),

@@ -35,6 +35,10 @@ logger = logging.getLogger(__name__)
 
 def run(config: Config, *, with_starter: bool) -> int:
     """Serve until a signal; the exit status. A reason not to start is one sentence on standard error."""
+    for fault in config.faults:
+        sys.stderr.write(f"hearth: {fault}\n")
+    if config.faults:
+        return 1
     log.configure(config.log_level)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

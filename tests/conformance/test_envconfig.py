@@ -11,6 +11,7 @@ import pytest
 from hearthd import config
 from hearthd.config import Config
 from hearthd.duration import FOREVER_NS, MINUTE_NS, SECOND_NS
+from hearthd.values import TRACE
 
 ROOT = Path(os.environ.get("HEARTH_CONFORMANCE", Path(__file__).parents[3] / "shared" / "conformance")) / "envconfig"
 
@@ -38,7 +39,7 @@ LENGTHS_NS = {
 LEVELS = {
     "slog.LevelInfo": logging.INFO,
     "slog.LevelDebug": logging.DEBUG,
-    "logutil.LevelTrace": config.TRACE,
+    "logutil.LevelTrace": TRACE,
     "slog.LevelWarn": logging.WARNING,
     "slog.LevelError": logging.ERROR,
 }

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import socket
 import subprocess
 import sys
@@ -40,10 +41,19 @@ def test_a_store_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
     assert line.startswith(f"hearth: the store {tmp_path}/file/models cannot be made")
 
 
-def test_it_says_where_it_listens_and_warns_of_bad_settings(tmp_path: Path) -> None:
-    with running(tmp_path, HEARTH_KEEP_ALIVE="soon") as daemon:
+def test_it_says_where_it_listens_and_which_settings_have_no_effect(tmp_path: Path) -> None:
+    with running(tmp_path, OLLAMA_FLASH_ATTENTION="1") as daemon:
         eventually(lambda: f"listens on {daemon.url}" in daemon.log, "the address")
-        assert "HEARTH_KEEP_ALIVE='soon' is ignored" in daemon.log
+        assert "without effect here: OLLAMA_FLASH_ATTENTION" in daemon.log
+
+
+def test_a_value_that_cannot_be_read_stops_the_start_before_anything_is_made(tmp_path: Path) -> None:
+    line = refused(tmp_path, HEARTH_KEEP_ALIVE="soon")
+    assert line == (
+        "hearth: HEARTH_KEEP_ALIVE='soon' cannot be used: neither a duration nor a number of seconds; "
+        "it takes a duration such as 90s, 5m or 1h30m, or a number of seconds"
+    )
+    assert not (tmp_path / "models").exists()
 
 
 def test_a_setting_without_effect_in_this_version_is_warned_of(tmp_path: Path) -> None:
@@ -129,3 +139,16 @@ def test_importing_the_daemon_brings_no_command_line_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=PATIENCE_S)
     assert done.stdout.strip() == ""
+
+
+def test_requests_are_logged_by_method_path_status_and_time_where_asked(tmp_path: Path) -> None:
+    with running(tmp_path, OLLAMA_DEBUG_LOG_REQUESTS="1") as daemon:
+        daemon.http.get("/api/nothing%0Ahere?secret=1", headers={"x-secret": "2"})
+        daemon.post("/api/show", model="my-secret")
+        assert re.search(r"INFO +GET '/api/nothing\\nhere' 404 [0-9.]+ ms\n", daemon.log)
+        assert re.search(r"INFO +POST '/api/show' 404 [0-9.]+ ms\n", daemon.log)
+        assert "secret" not in daemon.log
+    (tmp_path / "quiet").mkdir()
+    with running(tmp_path / "quiet") as daemon:
+        daemon.http.get("/api/nothing")
+        assert "nothing" not in daemon.log

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -21,6 +22,8 @@ log = logging.getLogger(__name__)
 
 EXCHANGE = "hearth.exchange"  # keys of the ASGI scope
 SERVICES = "hearth.services"
+
+MAX_LOGGED_CHARS = 200  # of a path
 
 Handler = Callable[[Services, Exchange], Awaitable[None]]
 
@@ -74,6 +77,27 @@ class Api:
 
     async def __call__(self, scope: Event, receive: Receive, send: Send) -> None:
         """Answer one request; nothing escapes but what the server itself raises."""
+        if self._services.config.log_requests:
+            await self._answer_logged(scope, receive, send)
+        else:
+            await self._answer(scope, receive, send)
+
+    async def _answer_logged(self, scope: Event, receive: Receive, send: Send) -> None:
+        """As _answer, then a line in the log; it holds neither bodies nor headers nor queries."""
+        begun_ns, status = time.monotonic_ns(), 0
+
+        async def noting(event: Event) -> None:
+            nonlocal status
+            status = event.get("status", status)
+            await send(event)
+
+        try:
+            await self._answer(scope, receive, noting)
+        finally:
+            milliseconds = (time.monotonic_ns() - begun_ns) / 1e6
+            log.info("%s %a %d %.1f ms", scope["method"], scope["path"][:MAX_LOGGED_CHARS], status, milliseconds)
+
+    async def _answer(self, scope: Event, receive: Receive, send: Send) -> None:
         exchange = Exchange(scope, receive, send)
         scope.update({"app": self, EXCHANGE: exchange, SERVICES: self._services})
         try:

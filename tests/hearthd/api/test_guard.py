@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from hearthd.api.guard import Guard, is_loopback
-from hearthd.config import DEFAULT_ORIGINS
+from hearthd.values import DEFAULT_ORIGINS
 
 
 @pytest.mark.parametrize(
