@@ -22,11 +22,15 @@ from hearthd.config import Config
 from hearthd.duration import SECOND_NS
 from hearthd.errors import ExportFailed, HearthError
 from hearthd.registry.progress import Progress, Report
+from hearthd.registry.transfers import Transfers
 from hearthd.registry.variants import ensure_variant
 from hearthd.scheduler.runner import ProcessRunner
 from hearthd.scheduler.scheduler import Scheduler
+from hearthd.store.shipped import PROVIDERS, install_shipped
 from hearthd.store.store import ModelStore, StoredModel, open_store
 from hearthd.store.variant import VariantInfo
+from hearthd.threads import in_thread
+from hearthd.transfer.messages import Settings
 
 NUM_THREADS = 2  # for disk work that must not hold up the event loop
 
@@ -60,15 +64,17 @@ async def serve(config: Config, *, with_starter: bool) -> None:
         store = open_store(config.models, config.cache)
         _tidy(store, config)
         scheduler = _scheduler(config, store)
-        api = Api(Services(config, store, scheduler), Guard(config.host.name, config.origins))
+        transfers = Transfers(transfer_settings(config))
+        api = Api(Services(config, store, scheduler, transfers), Guard(config.host.name, config.origins))
         server = HttpServer(api, config.drain_timeout_ns / SECOND_NS)
         _stop_on_signals(server, scheduler)
-        beginning = asyncio.create_task(_begin(config, store, with_starter))
+        beginning = asyncio.create_task(_begin(config, store, transfers, with_starter))
         _forget_the_start()
         try:
             await server.serve(sockets=[socket])
         finally:
             beginning.cancel()
+            await transfers.stop()
             await scheduler.stop()
     logger.info("stopped")
 
@@ -96,10 +102,13 @@ def _scheduler(config: Config, store: ModelStore) -> Scheduler:
 async def prepare(store: ModelStore, model: StoredModel) -> tuple[Path, VariantInfo]:
     """A variant of the model that this device runs, converted now where there is none. ExportFailed, StoreError."""
     contents = store.contents(model)
-    if contents.model_path is None:
-        raise ExportFailed(f"{model.name.short} holds no checkpoint that can be run")
-    await ensure_variant(store, contents.model_digest, _stage_log(model.name.short))
-    found = store.variants(contents.model_digest)
+    if contents.adapters:
+        raise ExportFailed(f"{model.name.short} has an adapter, which this version cannot merge into its checkpoint")
+    if not await in_thread(lambda: install_shipped(store, model.manifest)):
+        if contents.model_path is None:
+            raise ExportFailed(f"{model.name.short} holds no checkpoint that can be run")
+        await ensure_variant(store, contents.model_digest, _stage_log(model.name.short))
+    found = [(path, info) for path, info in store.variants(contents.model_digest) if info.provider in PROVIDERS]
     if not found:
         raise ExportFailed(f"{model.name.short}: the converter left no variant")
     return found[0]
@@ -128,10 +137,23 @@ def _stop_on_signals(server: HttpServer, scheduler: Scheduler) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop, number)
 
 
-async def _begin(config: Config, store: ModelStore, with_starter: bool) -> None:
-    """Say that the daemon serves; make the starter model where it is wanted."""
+def transfer_settings(config: Config) -> Settings:
+    """What the transfer process is told."""
+    return Settings(
+        version=__version__,
+        key=str(config.key),
+        credentials=str(config.credentials or ""),
+        max_streams=config.transfer_streams,
+        max_rate=config.transfer_rate,
+        stall_timeout_s=config.transfer_stall_ns / SECOND_NS,
+    )
+
+
+async def _begin(config: Config, store: ModelStore, transfers: Transfers, with_starter: bool) -> None:
+    """Say that the daemon serves; make what the first start makes: the key, the starter model where it is wanted."""
     url = config.host.connectable.url
     logger.info("hearth %s listens on %s, models in %s", __version__, url, store.root)
+    await _make_key(config, transfers)
     if with_starter:
         try:
             await starter.begin(store, url)
@@ -139,6 +161,16 @@ async def _begin(config: Config, store: ModelStore, with_starter: bool) -> None:
             logger.exception("the starter model could not be made")
     elif not store.models():
         logger.info("%s", starter.how_to_get_a_model(url))
+
+
+async def _make_key(config: Config, transfers: Transfers) -> None:
+    """Registries know this device by its key; without one it pulls as anybody may."""
+    if not config.key.exists():
+        try:
+            await transfers.make_key()
+            logger.info("this device's key for registries is %s", config.key)
+        except HearthError as error:
+            logger.warning("no key for registries: %s", error)
 
 
 def _forget_the_start() -> None:

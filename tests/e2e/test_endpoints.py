@@ -68,7 +68,7 @@ def test_a_known_path_with_another_method_is_not_allowed(daemon: Daemon, method:
     assert (response.status_code, response.text) == (405, "405 method not allowed")
 
 
-@pytest.mark.parametrize("path", ["/api/pull", "/api/push", "/api/embed", "/api/embeddings"])
+@pytest.mark.parametrize("path", ["/api/embed", "/api/embeddings"])
 def test_endpoints_that_come_later_say_so(daemon: Daemon, path: str) -> None:
     response = daemon.post(path, model="tiny")
     assert response.status_code == 501

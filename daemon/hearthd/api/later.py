@@ -13,16 +13,6 @@ class ComesLater(HearthError):
     status = 501
 
 
-async def pull(services: Services, exchange: Exchange) -> None:
-    """Refused."""
-    raise ComesLater("pulling models is not available in this version; create one from a local GGUF file")
-
-
-async def push(services: Services, exchange: Exchange) -> None:
-    """Refused."""
-    raise ComesLater("pushing models is not available in this version")
-
-
 async def embed(services: Services, exchange: Exchange) -> None:
     """Refused."""
     raise ComesLater("embeddings are not available in this version")

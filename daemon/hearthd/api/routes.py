@@ -11,7 +11,7 @@ import msgspec
 from starlette.exceptions import HTTPException
 from starlette.routing import Route, Router
 
-from hearthd.api import about, blobs, chat, create, generate, later, models
+from hearthd.api import about, blobs, chat, create, generate, later, models, pull, push
 from hearthd.api.exchange import Event, Exchange, Receive, Send
 from hearthd.api.guard import Guard
 from hearthd.api.services import Services
@@ -60,8 +60,8 @@ ROUTES = (
     route(("POST",), "/api/create", create.create),
     route(("GET", "HEAD"), "/api/blobs/{digest}", blobs.check),
     route(("POST",), "/api/blobs/{digest}", blobs.upload),
-    route(("POST",), "/api/pull", later.pull),
-    route(("POST",), "/api/push", later.push),
+    route(("POST",), "/api/pull", pull.pull),
+    route(("POST",), "/api/push", push.push),
     route(("POST",), "/api/embed", later.embed),
     route(("POST",), "/api/embeddings", later.embed),
 )

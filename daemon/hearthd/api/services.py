@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hearthd.config import Config
+from hearthd.registry.transfers import Transfers
 from hearthd.scheduler.scheduler import Scheduler
 from hearthd.store.store import ModelStore
 
@@ -16,3 +17,4 @@ class Services:
     config: Config
     store: ModelStore
     scheduler: Scheduler
+    transfers: Transfers

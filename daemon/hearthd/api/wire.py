@@ -129,6 +129,26 @@ class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
     remote_host: str = ""
 
 
+class PullRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """POST /api/pull."""
+
+    model: str = ""
+    name: str = ""
+    insecure: bool = False
+    stream: bool = True
+
+
+class PushRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """POST /api/push. `variants` and `source` are Hearth's own."""
+
+    model: str = ""
+    name: str = ""
+    insecure: bool = False
+    stream: bool = True
+    variants: bool = False  # what was converted from it goes along
+    source: bool = True  # the checkpoint goes along; false: variants only
+
+
 # --- responses ------------------------------------------------------------------------------------
 
 

@@ -33,7 +33,7 @@ CHUNK_BYTES = 1 << 20
 
 _DIGEST = re.compile(r"sha256[:-]([0-9a-fA-F]{64})")
 _FILE = re.compile(r"sha256[:-][0-9a-f]{64}")
-_PARTIAL = re.compile(r"sha256-[0-9a-f]{64}-partial(-\d+)?")
+_PARTIAL = re.compile(r"sha256-[0-9a-f]{64}-(partial(-\d+|\.journal)?|upload-[0-9a-f]{16})")
 
 OnProgress = Callable[[int, int], None]  # bytes done, bytes in all
 
@@ -52,7 +52,7 @@ def normal_digest(digest: str) -> str:
 
 
 def is_partial(name: str) -> bool:
-    """Whether a file of this name in `blobs/` belongs to a download that can be resumed."""
+    """Whether a file of this name in `blobs/` belongs to a download or an upload that can be resumed."""
     return _PARTIAL.fullmatch(name) is not None
 
 
@@ -127,6 +127,13 @@ class BlobStore:
             return self.path(digest).stat().st_size
         except OSError as error:
             raise _missing(digest, error) from error
+
+    def partial_bytes(self, digest: str) -> int:
+        """Bytes on disk of a download of the blob that was not finished; 0 where there is none."""
+        try:
+            return self.path(digest).with_name(f"sha256-{digest_hex(digest)}-partial").stat().st_blocks * 512
+        except OSError:
+            return 0
 
     def open(self, digest: str) -> BinaryIO:
         """The blob, to be read and closed. Raises StoreError where it is missing."""

@@ -21,7 +21,6 @@ from pathlib import Path
 
 import msgspec
 
-from hearthd.errors import StoreError
 from hearthd.store import media
 from hearthd.store.durable import DIR_MODE, explained, sync_directory
 from hearthd.store.manifest import PROVIDER_NOTE, SOURCE_NOTE, Layer, Manifest

@@ -128,7 +128,7 @@ class ModelStore:
 
         Raises StoreError where the manifest is damaged, a blob is missing or the disk refuses.
         """
-        self._check_writable()
+        self.check_writable()
         manifest = decode_manifest(data, name.short)
         for part in manifest.needed:
             if not self.blobs.has(part.digest):
@@ -138,6 +138,14 @@ class ModelStore:
         if model is None:
             raise StoreError(f"{name.short}: its manifest vanished while it was written")
         return model
+
+    def manifest_bytes(self, name: ModelName) -> bytes:
+        """The model's manifest as it is stored. Raises ModelNotFound, StoreError."""
+        path = self._manifest_path(self.resolve(name).name)
+        try:
+            return _read_bounded(path)
+        except OSError as error:
+            raise StoreError(f"{path} cannot be read: {error.strerror}") from error
 
     def copy(self, source: ModelName, destination: ModelName) -> StoredModel:
         """Give the model a second name; blobs are shared. Raises ModelNotFound of `source`."""
@@ -149,7 +157,7 @@ class ModelStore:
 
     def delete(self, name: ModelName, asked: str = "") -> None:
         """Remove the model, and what only it used. Raises ModelNotFound, speaking of `asked` where given."""
-        self._check_writable()
+        self.check_writable()
         path = self._manifest_path(self.spelling(name))
         if not path.is_file():
             raise ModelNotFound(asked or name.short)
@@ -303,7 +311,8 @@ class ModelStore:
             with suppress(OSError):  # not empty
                 directory.rmdir()
 
-    def _check_writable(self) -> None:
+    def check_writable(self) -> None:
+        """Raises StoreError where nothing can be changed."""
         if not self.writable:
             raise StoreError(f"the store {self.root} is read-only; set HEARTH_MODELS to a writable directory")
 
