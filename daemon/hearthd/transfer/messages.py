@@ -22,6 +22,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_streams: int = 4  # parallel ranged requests a blob
     max_rate: int = 0  # bytes a second of all jobs together; 0: unbounded
     stall_timeout_s: float = 30.0  # a connection without bytes for so long is made anew
+    backoff_s: float = 1.0  # the first pause after a failure; each further one is twice as long
     num_retries: int = 6  # failures in a row without a byte gained, before a job fails
 
 
