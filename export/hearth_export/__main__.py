@@ -1,9 +1,11 @@
-"""hearth-export: converts checkpoints to quantized ONNX, in a process of its own.
+"""hearth-export: converts checkpoints to quantized ONNX, and GGUF files to quantized ones, in a process of its own.
 
     hearth-export convert SOURCE --digest sha256:HEX --out DIRECTORY [--goal bytes|fidelity|prefill]
+    hearth-export quantize SOURCE --to TYPE --out FILE
     hearth-export inspect SOURCE [--verbose]
 
-`convert` prints a JSON object a line: {"stage", "done", "total"} (bytes), then {"result": {"variant"}} or {"error"}.
+`convert` prints a JSON object a line: {"stage", "done", "total"} (bytes), then {"result": {"variant"}} or {"error"};
+`quantize` likewise, its result being {"file", "num_bytes"}.
 `inspect` prints what the checkpoint says of itself, or {"error"}. The exit status is 0, or 1 after an error, or 128 and
 the signal's number where SIGTERM, SIGINT or SIGHUP ended it; then, too, nothing half-made stays.
 """
@@ -41,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         with _unwinding_on_signals():
-            return _convert(options) if options.command == "convert" else _inspect(options)
+            return _COMMANDS[options.command](options)
     except BrokenPipeError:  # whoever asked is gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -85,13 +87,19 @@ def _unwinding_on_signals() -> Iterator[None]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="hearth-export", description="Converts checkpoints to quantized ONNX.")
+    parser = argparse.ArgumentParser(
+        prog="hearth-export", description="Converts checkpoints to quantized ONNX, and GGUF files to quantized ones."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     convert = commands.add_parser("convert", help="make a variant of a GGUF file")
     convert.add_argument("source", type=Path)
     convert.add_argument("--digest", required=True, help="sha256:HEX of the source, recorded in the variant")
     convert.add_argument("--out", type=Path, required=True, help="directory that the variant's directory is made in")
     convert.add_argument("--goal", type=Goal, choices=list(Goal), default=Goal.BYTES)
+    quantize = commands.add_parser("quantize", help="make a quantized GGUF file of one that holds floats")
+    quantize.add_argument("source", type=Path)
+    quantize.add_argument("--to", required=True, metavar="TYPE", help="file type as llama.cpp calls it, e.g. Q4_K_M")
+    quantize.add_argument("--out", type=Path, required=True, help="the file to make")
     inspect = commands.add_parser("inspect", help="print what a checkpoint says of itself")
     inspect.add_argument("source", type=Path)
     inspect.add_argument("--verbose", action="store_true", help="print long arrays too")
@@ -106,6 +114,14 @@ def _convert(options: argparse.Namespace) -> int:
     return 0
 
 
+def _quantize(options: argparse.Namespace) -> int:
+    from hearth_export.requantize import requantize
+
+    num_bytes = requantize(options.source, options.to, options.out, Reporter())
+    say({"result": {"file": os.fsencode(options.out).decode("utf-8", "backslashreplace"), "num_bytes": num_bytes}})
+    return 0
+
+
 def _inspect(options: argparse.Namespace) -> int:
     from hearth_export.readers.gguf import open_gguf
     from hearth_export.source import describe
@@ -114,6 +130,8 @@ def _inspect(options: argparse.Namespace) -> int:
         sys.stdout.write(msgspec.json.encode(describe(gguf, options.verbose)).decode() + "\n")
     return 0
 
+
+_COMMANDS = {"convert": _convert, "quantize": _quantize, "inspect": _inspect}
 
 if __name__ == "__main__":
     offer_to_oom_killer()

@@ -1,5 +1,11 @@
 """What stops a conversion. str() of each is one sentence for the user: it names the file, the field and the value."""
 
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
 
 class ExportError(Exception):
     """A conversion cannot go on; base of everything that the exporter raises on purpose."""
@@ -11,3 +17,14 @@ class BadCheckpoint(ExportError):
 
 class UnsupportedModel(ExportError):
     """The file is sound, but holds something that this version cannot convert."""
+
+
+@contextlib.contextmanager
+def naming(source: Path) -> Iterator[None]:
+    """Every ExportError from inside names the file."""
+    try:
+        yield
+    except ExportError as error:
+        if str(source) in str(error):
+            raise
+        raise type(error)(f"{source}: {error}") from error

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
 from hearth_export import verify
 from hearth_export.decoder import Decoder
-from hearth_export.errors import BadCheckpoint, ExportError
+from hearth_export.errors import BadCheckpoint, ExportError, naming
 from hearth_export.graph import Graph
 from hearth_export.precision import Goal
 from hearth_export.progress import Progress
@@ -36,7 +34,7 @@ def convert(source: Path, digest: str, root: Path, goal: Goal, report: Progress)
     """
     if not re.fullmatch(r"sha256:[0-9a-f]{64}", digest):
         raise ExportError(f"the digest of {source} is given as {digest!r}, not as sha256: and 64 hex digits")
-    with _naming(source), open_gguf(source) as gguf:
+    with naming(source), open_gguf(source) as gguf:
         report("reading", 0, 0)
         spec = read_spec(gguf)
         decoder = Decoder(spec, gguf, goal, Graph(DATA_FILE))
@@ -55,17 +53,6 @@ def convert(source: Path, digest: str, root: Path, goal: Goal, report: Progress)
             _write_source(stage, root, gguf)
             publish(stage, root / info.name)
     return info.name
-
-
-@contextlib.contextmanager
-def _naming(source: Path) -> Iterator[None]:
-    """Every ExportError from inside names the file."""
-    try:
-        yield
-    except ExportError as error:
-        if str(source) in str(error):
-            raise
-        raise type(error)(f"{source}: {error}") from error
 
 
 def _check_vocabulary(tokenizer: TokenizerFiles, spec: ModelSpec) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hearth_export.errors import ExportError
-from hearthd.store.durable import sync_directory
+from hearthd.store.durable import sync_directory, temp_path
 from hearthd.store.removal import clear_abandoned
 
 RESERVE_BYTES = 64 << 20  # disk left free for the rest of the system
@@ -98,6 +98,25 @@ def staged(root: Path) -> Iterator[Path]:
         raise ExportError(_write_failure(root, error)) from error
     finally:
         shutil.rmtree(stage, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def staged_file(target: Path) -> Iterator[Path]:
+    """A fresh name beside `target` for a file in the making, which becomes `target`, durably, where nothing is raised.
+
+    Whoever makes the file syncs it. An OSError inside becomes an ExportError: all that can fail there is writing.
+    """
+    temp = temp_path(target.parent)
+    try:
+        yield temp
+        temp.rename(target)
+        sync_directory(target.parent)
+    except BrokenPipeError:
+        raise  # nobody reads the progress any more
+    except OSError as error:
+        raise ExportError(_write_failure(target.parent, error)) from error
+    finally:
+        temp.unlink(missing_ok=True)
 
 
 def _write_failure(root: Path, error: OSError) -> str:

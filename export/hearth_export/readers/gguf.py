@@ -123,12 +123,19 @@ class GGUF:
     """An open file. Arrays that `rows` returned keep the mapping alive after `close`."""
 
     def __init__(
-        self, path: Path, version: int, metadata: dict[str, Value], tensors: dict[str, TensorInfo], mapping: mmap.mmap
+        self,
+        path: Path,
+        version: int,
+        metadata: dict[str, Value],
+        spans: dict[str, slice],
+        tensors: dict[str, TensorInfo],
+        mapping: mmap.mmap,
     ) -> None:
         self.path = path
         self.version = version
         self.metadata = metadata
         self.tensors = tensors
+        self._spans = spans
         self._mapping = mapping
 
     def __enter__(self) -> Self:
@@ -166,6 +173,10 @@ class GGUF:
         if value is None:
             raise BadCheckpoint(f"{self.path}: {key} is missing from the metadata")
         return value
+
+    def raw_value(self, key: str) -> bytes:
+        """The bytes of a key's value as stored, its type id before it. KeyError where there is none."""
+        return self._mapping[self._spans[key]]
 
     def tensor(self, name: str) -> TensorInfo:
         """BadCheckpoint where the file has no such tensor."""
@@ -247,6 +258,7 @@ class _Parser:
         self.size = len(mapping)
         self.at = 0
         self.num_text_bytes = 0
+        self.spans: dict[str, slice] = {}  # where the values lie
         self.field = "magic"
 
     def parse(self) -> GGUF:
@@ -258,7 +270,7 @@ class _Parser:
         infos = self.tensor_infos(num_tensors)
         alignment = self.alignment(metadata)
         tensors = self.place(infos, alignment)
-        return GGUF(self.path, version, metadata, tensors, self.mapping)
+        return GGUF(self.path, version, metadata, self.spans, tensors, self.mapping)
 
     def bad(self, why: str) -> NoReturn:
         raise BadCheckpoint(f"{self.path}: {self.field}: {why}")
@@ -327,7 +339,9 @@ class _Parser:
             self.field = _shown(key)
             if not key or key in metadata:
                 self.bad(f"metadata key {index} is {'a second of this name' if key else 'empty'}")
+            start = self.at
             metadata[key] = self.value(key)
+            self.spans[key] = slice(start, self.at)
         return metadata
 
     def refuse_part(self, metadata: dict[str, Value]) -> None:
