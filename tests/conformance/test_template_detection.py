@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from hearthd.registry.detect import detect
+from hearthd.registry.families import FAMILIES
+
+ROOT = Path(os.environ.get("HEARTH_CONFORMANCE", Path(__file__).parents[3] / "shared" / "conformance")) / "template"
+
+pytestmark = pytest.mark.skipif(not ROOT.exists(), reason=f"no conformance data at {ROOT}; set HEARTH_CONFORMANCE")
+
+ANSWERED = [("user", "Hello, how are you?"), ("assistant", "I'm doing great. How can I help you today?")]
+CHATS = {
+    "user": ANSWERED[:1],
+    "user-assistant-user": [*ANSWERED, ("user", "I'd like to show off how chat templating works!")],
+}
+CHATS["system-user-assistant-user"] = [("system", "You are a helpful assistant."), *CHATS["user-assistant-user"]]
+
+# ours writes no empty system block where there is no system text, as the checkpoints' own templates do not
+WITHOUT_EMPTY_SYSTEM = ("llama2-chat", "<<SYS>><</SYS>>")
+
+# the recorded ones are another format's, or lack the format's own name for the assistant
+OWN_STOPS = ("mistral-instruct", "falcon-instruct")
+
+
+def published() -> list[tuple[str, str]]:
+    """Expected names and Jinja texts."""
+    path = ROOT / "testdata" / "templates.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [pair for line in lines for pair in json.loads(line).items()]
+
+
+@pytest.mark.parametrize(("name", "template"), published())
+@pytest.mark.parametrize(("bos", "eos"), [("<s>", "</s>"), ("", ""), ("<|begin|>", "<|im_end|>")])
+def test_published_template_is_detected_by_its_name(name: str, template: str, bos: str, eos: str) -> None:
+    family = detect(template, bos, eos)
+    assert family is not None
+    assert family.name == name
+
+
+@pytest.mark.parametrize("chat", CHATS)
+@pytest.mark.parametrize("name", [path.name.removesuffix(".gotmpl") for path in (ROOT / "testdata").glob("*.gotmpl")])
+def test_family_writes_what_is_recorded(name: str, chat: str) -> None:
+    (family,) = (family for family in FAMILIES if family.name == name)
+    recorded = (ROOT / "testdata" / f"{name}.gotmpl" / chat).read_text()
+    if name == WITHOUT_EMPTY_SYSTEM[0]:
+        recorded = recorded.replace(WITHOUT_EMPTY_SYSTEM[1], "")
+    assert "".join(family.render(CHATS[chat]).split()) == "".join(recorded.split())
+
+
+@pytest.mark.parametrize("family", [family.name for family in FAMILIES if family.name not in OWN_STOPS])
+def test_stop_texts_are_those_recorded(family: str) -> None:
+    (known,) = (known for known in FAMILIES if known.name == family)
+    recorded = json.loads((ROOT / f"{family}.json").read_text())
+    assert {"stop": list(known.stop), **known.parameters} == recorded
