@@ -125,13 +125,14 @@ class Daemon:
 
     name = "hearth, HTTP"
 
-    def __init__(self, models: Path) -> None:
+    def __init__(self, models: Path, **settings: str) -> None:
         self._port = free_port()
         environment = compiled() | {
             "HEARTH_HOST": f"127.0.0.1:{self._port}",
             "HEARTH_MODELS": str(models),
             "HEARTH_CONTEXT_LENGTH": str(NUM_CTX),
         }
+        environment |= settings
         self._process = subprocess.Popen(
             [sys.executable, "-m", "hearthd"], env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
         )
@@ -142,6 +143,20 @@ class Daemon:
             if time.monotonic() > deadline or self._process.poll() is not None:
                 raise SystemExit("bench: the daemon did not start")
             time.sleep(0.05)
+
+    @property
+    def pid(self) -> int:
+        """Of the daemon."""
+        return self._process.pid
+
+    def pull(self, model: str) -> None:
+        """Fetches a model over plain HTTP."""
+        self._last(self._post("/api/pull", {"model": model, "insecure": True}))
+
+    def delete(self, model: str) -> None:
+        """Removes a model."""
+        for _, answer in self._post("/api/delete", {"model": model}, "DELETE"):
+            raise SystemExit(f"bench: {answer}")
 
     def create(self, source: Path) -> float:
         """Converts `source`; seconds."""
@@ -156,9 +171,9 @@ class Daemon:
         self._last(self._post("/api/generate", self._request("", 0)))
         return time.perf_counter() - started
 
-    def generate(self, ids: list[int], text: str, num_predict: int) -> Measured:
+    def generate(self, ids: list[int], text: str, num_predict: int, num_thread: int = NUM_THREADS) -> Measured:
         started = time.perf_counter()
-        lines = list(self._post("/api/generate", self._request(text, num_predict)))
+        lines = list(self._post("/api/generate", self._request(text, num_predict, num_thread)))
         first, (ended, done) = lines[0][0], lines[-1]
         if not done.get("done"):
             raise SystemExit(f"bench: the daemon's stream ended with {done}")
@@ -186,8 +201,8 @@ class Daemon:
         self._process.terminate()
         self._process.wait(30)
 
-    def _request(self, text: str, num_predict: int) -> dict[str, Any]:
-        options = {"temperature": 0, "num_predict": num_predict, "num_thread": NUM_THREADS, "num_ctx": NUM_CTX}
+    def _request(self, text: str, num_predict: int, num_thread: int = NUM_THREADS) -> dict[str, Any]:
+        options = {"temperature": 0, "num_predict": num_predict, "num_thread": num_thread, "num_ctx": NUM_CTX}
         return {"model": MODEL, "prompt": text, "raw": bool(text), "options": options, "keep_alive": -1}
 
     def _last(self, lines: Iterator[tuple[float, dict[str, Any]]]) -> dict[str, Any]:
@@ -199,10 +214,11 @@ class Daemon:
     def _connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self._port), timeout=120)
 
-    def _post(self, path: str, body: dict[str, Any]) -> Iterator[tuple[float, dict[str, Any]]]:
+    def _post(self, path: str, body: dict[str, Any], method: str = "POST") -> Iterator[tuple[float, dict[str, Any]]]:
         """The answer's JSON lines, each with the moment it arrived."""
         content = json.dumps(body).encode()
-        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {len(content)}\r\n\r\n"
+        head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+        head += f"Content-Length: {len(content)}\r\n\r\n"
         with self._connect() as connection:
             connection.sendall(head.encode() + content)
             raw: list[tuple[float, bytes]] = []
