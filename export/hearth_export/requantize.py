@@ -18,6 +18,7 @@ from hearth_export.writer import DataFile, require_space, staged_file
 from hearth_export.writers.gguf import Plan, plan_file, uint32
 
 CHUNK_ELEMENTS = 1 << 16  # weights quantized at once: their arrays stay in a core's cache
+RELEASE_BYTES = 8 << 20  # of the source that are mapped at a time
 QUANTIZATION_VERSION = 2  # `GGML_QNT_VERSION` in ggml.h
 INTEGER_TYPES = frozenset({"I8", "I16", "I32", "I64"})
 
@@ -65,8 +66,9 @@ def _write(gguf: GGUF, plan: Plan, file: DataFile, report: Progress) -> None:
         info = gguf.tensor(tensor.name)
         for start, stop, rows in _encoded(gguf, info, tensor.type):
             file.write(tensor.offset + start * tensor.row_bytes, rows)
-            gguf.release(info.name, start, stop)
-            done += (stop - start) * info.row_bytes
+            before, done = done, done + (stop - start) * info.row_bytes
+            if done // RELEASE_BYTES > before // RELEASE_BYTES:
+                gguf.release_all()
             report("quantizing", done, total)
     report("quantizing", total, total)
 

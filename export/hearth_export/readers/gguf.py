@@ -203,6 +203,10 @@ class GGUF:
         if last > first:
             self._mapping.madvise(mmap.MADV_DONTNEED, page, last - page)
 
+    def release_all(self) -> None:
+        """As `release`, for the whole file. The kernel maps more than what is read, in other tensors too."""
+        self._mapping.madvise(mmap.MADV_DONTNEED)
+
 
 def open_gguf(path: str | Path) -> GGUF:
     """Map the file and parse its header.
