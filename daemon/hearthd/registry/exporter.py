@@ -1,11 +1,13 @@
 """The converter as a child process: `python -m hearth_export`.
 
     convert <source> --digest sha256:<hex> --out <variant root>
+    quantize <source> --to <file type> --out <file>
     inspect <source> [--verbose]
 
-It works in `<variant root>/.tmp-<pid>-*` and publishes by rename. `convert` prints one JSON object a
-line: `{"stage": "...", "done": 1, "total": 2}`, and at last `{"result": {"variant": "<name>"}}` or
-`{"error": "<sentence>"}`. `inspect` prints a SourceInfo, or `{"error": "<sentence>"}`.
+It works in `.tmp-<pid>-*` in the variant root, or beside the file, and publishes by rename. `convert` prints one
+JSON object a line: `{"stage": "...", "done": 1, "total": 2}`, and at last `{"result": {"variant": "<name>"}}` or
+`{"error": "<sentence>"}`; `quantize` too, its result naming the file. `inspect` prints a SourceInfo, or
+`{"error": "<sentence>"}`.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from pathlib import Path
 import msgspec
 
 from hearthd.errors import ExportFailed
-from hearthd.store.removal import clear_abandoned
+from hearthd.store.durable import TEMP_PREFIX
+from hearthd.store.removal import clear_abandoned, remove_file
 from hearthd.store.variant import SourceInfo, read_variant
 
 log = logging.getLogger(__name__)
@@ -34,7 +37,7 @@ TERM_GRACE_S = 2.0
 
 
 class ExportProgress(msgspec.Struct, frozen=True):
-    """How far a conversion is. The last one of a conversion has stage "done" and names the variant."""
+    """How far a conversion is. The last one has stage "done"; a conversion's names the variant."""
 
     stage: str
     done: int = 0  # bytes
@@ -43,7 +46,8 @@ class ExportProgress(msgspec.Struct, frozen=True):
 
 
 class _Result(msgspec.Struct, frozen=True):
-    variant: str
+    variant: str = ""
+    num_bytes: int = 0
 
 
 class _Line(msgspec.Struct, frozen=True):
@@ -78,6 +82,34 @@ async def convert(
     async with aclosing(conversion.follow()) as steps:
         async for progress in steps:
             yield progress
+
+
+async def quantize(
+    source: Path, to: str, out: Path, *, python: str = sys.executable
+) -> AsyncGenerator[ExportProgress, None]:
+    """Write the GGUF file `source`, which holds floats, as the file type `to` ("Q4_K_M") to `out`; what comes is the
+    progress in bytes of the source, the last one with stage "done" and the bytes of `out`.
+
+    A caller that leaves before that (`aclosing`, or cancelled) ends the converter, and nothing half-made stays; nor does
+    `out`, unless it was there before. Raises ExportFailed with the converter's sentence, or with how it died.
+    """
+    was_there = out.exists()
+    child = await _Child.start(python, "quantize", str(source), f"--to={to}", "--out", str(out))
+    result = last = None
+    try:
+        while line := await child.read_line():
+            last = _decode_line(line)
+            if last.stage:
+                yield ExportProgress(last.stage, last.done, last.total)
+        result = await child.result(last)
+    finally:
+        await child.kill()
+        if result is None:
+            for path in out.parent.glob(f"{TEMP_PREFIX}{child.pid}-*"):
+                remove_file(path)
+            if not was_there:
+                remove_file(out)
+    yield ExportProgress("done", result.num_bytes, result.num_bytes)
 
 
 async def inspect(source: Path, verbose: bool = False, *, python: str = sys.executable) -> SourceInfo:
@@ -155,19 +187,15 @@ class _Conversion:
             self._publish(self._latest)
 
     async def _relay(self, child: _Child) -> None:
-        last = _Line()
+        last = None
         while line := await child.read_line():
             last = _decode_line(line)
             if last.stage:
                 self._publish(ExportProgress(last.stage, last.done, last.total))
-        status = await child.wait()
-        if last.error:
-            raise ExportFailed(last.error)
-        if status != 0 or last.result is None:
-            raise child.death(status)
-        if read_variant(self._root / last.result.variant) is None:
-            raise ExportFailed(f"the converter published no valid variant {last.result.variant!r}")
-        self._publish(ExportProgress("done", variant=last.result.variant))
+        variant = (await child.result(last)).variant
+        if read_variant(self._root / variant) is None:
+            raise ExportFailed(f"the converter published no valid variant {variant!r}")
+        self._publish(ExportProgress("done", variant=variant))
 
     def _publish(self, progress: ExportProgress | None) -> None:
         self._latest = progress
@@ -192,6 +220,10 @@ class _Child:
         self._process = process
         self._stderr = b""
         self._stderr_task = asyncio.create_task(self._keep_stderr())
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     @classmethod
     async def start(cls, python: str, *arguments: str) -> _Child:
@@ -227,6 +259,18 @@ class _Child:
             if len(output) > MAX_LINE_BYTES:
                 raise ExportFailed("the converter printed more than a description of a model can be")
         return bytes(output)
+
+    async def result(self, last: _Line | None) -> _Result:
+        """What it made, `last` being the last line that it printed. Waits for its end.
+
+        Raises ExportFailed with its sentence, or with how it died.
+        """
+        status = await self.wait()
+        if last is not None and last.error:
+            raise ExportFailed(last.error)
+        if status != 0 or last is None or last.result is None:
+            raise self.death(status)
+        return last.result
 
     async def wait(self) -> int:
         """The exit status, negative for a signal; its last words go to the log."""
