@@ -11,7 +11,7 @@ import msgspec
 from starlette.exceptions import HTTPException
 from starlette.routing import Route, Router
 
-from hearthd.api import about, blobs, chat, create, generate, later, models, pull, push
+from hearthd.api import about, blobs, chat, create, distribution, generate, later, models, pull, push
 from hearthd.api.exchange import Event, Exchange, Receive, Send
 from hearthd.api.guard import Guard
 from hearthd.api.services import Services
@@ -42,7 +42,7 @@ class Endpoint:
 
 
 def route(methods: tuple[str, ...], path: str, handler: Handler) -> Route:
-    """One endpoint. A path has at most one segment left open."""
+    """One endpoint. The segments that its path leaves open are the scope's path_params, the first one the tail."""
     return Route(path, Endpoint(handler), methods=methods)
 
 
@@ -64,6 +64,11 @@ ROUTES = (
     route(("POST",), "/api/push", push.push),
     route(("POST",), "/api/embed", later.embed),
     route(("POST",), "/api/embeddings", later.embed),
+    route(("GET", "HEAD"), "/v2/", distribution.base),
+    route(("GET", "HEAD"), "/v2/_catalog", distribution.catalog),
+    route(("GET", "HEAD"), "/v2/{namespace}/{model}/tags/list", distribution.tags),
+    route(("GET", "HEAD"), "/v2/{namespace}/{model}/manifests/{reference}", distribution.manifest),
+    route(("GET", "HEAD"), "/v2/{namespace}/{model}/blobs/{digest}", distribution.blob),
 )
 
 
@@ -103,8 +108,8 @@ class Api:
         try:
             if await self._guard.admit(exchange):
                 await self._router(scope, receive, send)
-        except HTTPException as error:  # starlette's word for a known path with another method
-            await exchange.text("405 method not allowed", error.status_code)
+        except HTTPException:  # starlette's word for a known path with another method
+            await refuse(self._services, exchange, 405, "405 method not allowed")
         except asyncio.CancelledError:
             await fail(exchange, Overloaded("the server is shutting down"))
         except HearthError as error:
@@ -118,8 +123,15 @@ class Api:
 
 async def unknown(scope: Event, receive: Receive, send: Send) -> None:
     """A path that no route has."""
-    exchange: Exchange = scope[EXCHANGE]
-    await exchange.text("404 page not found", 404)
+    await refuse(scope[SERVICES], scope[EXCHANGE], 404, "404 page not found")
+
+
+async def refuse(services: Services, exchange: Exchange, status: int, text: str) -> None:
+    """Say that there is no such endpoint, in the words of the protocol that the path belongs to."""
+    if exchange.path.startswith(distribution.PREFIX):
+        await distribution.refuse(services, exchange)
+    else:
+        await exchange.text(text, status)
 
 
 async def fail(exchange: Exchange, error: HearthError) -> None:
