@@ -35,8 +35,8 @@ from hearthd.store.store import ModelStore, StoredModel
 from hearthd.threads import in_thread
 
 PREFIX = "/v2/"
-CHUNK_BYTES = 256 << 10
-MAX_BODIES = 32  # blobs on their way at a time; the memory of each is three chunks
+CHUNK_BYTES = 512 << 10
+MAX_BODIES = 16  # blobs on their way at a time; the memory of each is three chunks
 STALL_S = 120.0  # a client that takes nothing for so long is left
 MAX_LISTED = 10_000
 
