@@ -1,0 +1,130 @@
+"""From the words of the command line to the verb, and from its end to the exit status."""
+
+from __future__ import annotations
+
+import os
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, NoReturn
+
+from hearthd.command.failure import CommandFailed
+from hearthd.command.terminal import line
+from hearthd.command.verbs import ALIASES, LOCAL, VERBS, Verb, usage
+
+FAILED = 1
+USAGE = 2
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+PIPE_CLOSED = 141  # 128 + SIGPIPE
+
+
+def main(words: list[str]) -> int:
+    """The exit status of `hearth` with these words; see hearthd.cli.main."""
+    try:
+        status = _dispatch(words)
+        sys.stdout.flush()
+        return status
+    except CommandFailed as error:
+        return _fail(str(error), FAILED)
+    except KeyboardInterrupt:
+        sys.stderr.write("\n")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # the reader has enough; https://docs.python.org/3/library/signal.html#note-on-sigpipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+
+
+def _dispatch(words: list[str]) -> int:
+    match words:
+        case []:
+            sys.stdout.write(usage())
+            return USAGE
+        case ["help", name, *_] if name in {*VERBS, *ALIASES, *LOCAL} - {"help"}:
+            return _help(name)
+        case ["-h" | "--help" | "help", *_]:
+            sys.stdout.write(usage())
+            return 0
+        case ["-v" | "--version" | "version", *_]:
+            return _version()
+        case ["check", *options]:
+            return _check(options)
+    verb = VERBS.get(ALIASES.get(words[0], words[0]))
+    if verb is None:
+        return _fail(f"unknown command {words[0][:100]!r}; see hearth --help", USAGE)
+    return _run(words[0], verb, words[1:])
+
+
+def _help(name: str) -> int:
+    if name in ("serve", "start"):
+        from hearthd.cli import serve
+
+        return serve(["--help"])
+    return _dispatch([name, "--help"])
+
+
+def _run(name: str, verb: Verb, words: list[str]) -> int:
+    from hearthd.command.client import Client, host_of
+
+    parser = _Parser(prog=f"hearth {name}", description=verb.summary.capitalize() + ".", allow_abbrev=False)
+    _function(verb.define)(parser)
+    arguments = parser.arguments(words)
+    client = Client(host_of(os.environ), os.environ.get("OLLAMA_API_KEY", ""))
+    client.greet()
+    status: int = _function(verb.main)(arguments, client)
+    return status
+
+
+def _function(place: str) -> Callable[..., Any]:
+    module, _, name = place.partition(":")
+    function: Callable[..., Any] = getattr(import_module(f"hearthd.command.{module}"), name)
+    return function
+
+
+class _Parser(ArgumentParser):
+    """Options may stand before, between and behind the arguments; after `--` there are none."""
+
+    def arguments(self, words: list[str]) -> Namespace:
+        """The arguments in `words`; leaves the program with status 2 where they make no sense."""
+        return self.parse_intermixed_args([_with_value(word) for word in words])
+
+    def error(self, message: str) -> NoReturn:
+        sys.stderr.write(f"Error: {line(message)}\n{self.format_usage()}")
+        sys.exit(USAGE)
+
+
+def _with_value(word: str) -> str:
+    """`--think` takes a value only behind `=`, so that a prompt may follow it."""
+    return "--think=true" if word == "--think" else word
+
+
+def _version() -> int:
+    from hearthd import __version__
+    from hearthd.command.client import Client, host_of
+    from hearthd.command.replies import Version
+
+    sys.stdout.write(f"hearth {__version__}\n")
+    sys.stdout.flush()
+    try:
+        host = host_of(os.environ)
+        server = Client(host).get("/api/version", Version).version
+        sys.stdout.write(f"server at {host.url}: {line(server, 100)}\n")
+    except CommandFailed as error:
+        sys.stdout.write(f"{error}\n")
+    return 0
+
+
+def _check(options: list[str]) -> int:
+    try:
+        checks = import_module("hearthd.checks")
+    except ModuleNotFoundError:
+        raise CommandFailed("'hearth check' is not part of this installation") from None
+    status: int = checks.main(os.environ)
+    return status
+
+
+def _fail(sentence: str, status: int) -> int:
+    sys.stdout.flush()
+    sys.stderr.write(f"Error: {line(sentence)}\n")
+    return status
