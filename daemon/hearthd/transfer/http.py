@@ -13,6 +13,7 @@ from types import TracebackType
 import aiohttp
 import msgspec
 from aiohttp import hdrs
+from multidict import istr
 from yarl import URL
 
 from hearthd.transfer.auth import Tokens
@@ -31,6 +32,7 @@ MAX_COMPLAINT_CHARS = 300
 REDIRECTS = (301, 302, 303, 307, 308)
 PASSING = (408, 425, 429)  # and all from 500 on
 
+Headers = Mapping[str, str] | Mapping[istr, str]
 Data = bytes | Callable[[], AsyncIterable[bytes]]  # the callable's iterator is asked for anew at every try
 
 
@@ -78,7 +80,7 @@ class Http:
         repository: Repository,
         where: str | URL,
         *,
-        headers: Mapping[str, str] | None = None,
+        headers: Headers | None = None,
         data: Data | None = None,
         timeout_s: float | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
@@ -92,7 +94,7 @@ class Http:
         url = where if isinstance(where, URL) else repository_url(repository, where)
         trusted = url.origin() == registry_url(repository).origin()
         used = self._tokens.authorization(repository) if trusted else ""
-        fields = dict(headers or {})
+        fields = {str(name): value for name, value in (headers or {}).items()}
         async with self._send(method, repository, url, fields | _authorization(used), data, timeout_s) as response:
             if response.status != 401 or not trusted:
                 yield response
@@ -106,12 +108,12 @@ class Http:
 
     @asynccontextmanager
     async def get(
-        self, repository: Repository, where: str | URL, *, headers: Mapping[str, str] | None = None
+        self, repository: Repository, where: str | URL, *, headers: Headers | None = None
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """As `request`, with redirects followed."""
         for _ in range(MAX_REDIRECTS + 1):
             async with self.request("GET", repository, where, headers=headers) as response:
-                target = redirect_target(response)
+                target = redirect_target(response, allow_plain=repository.plain or repository.insecure)
                 if target is None:
                     yield response
                     return
@@ -191,8 +193,11 @@ def one_line(text: str) -> str:
     return " ".join("".join(char if char.isprintable() else " " for char in text).split())[:MAX_COMPLAINT_CHARS]
 
 
-def redirect_target(response: aiohttp.ClientResponse) -> URL | None:
-    """Where a redirect leads; None where the answer is no redirect. Raises TransferError for one not to follow."""
+def redirect_target(response: aiohttp.ClientResponse, *, allow_plain: bool = False) -> URL | None:
+    """Where a redirect leads; None where the answer is no redirect.
+
+    Raises TransferError for one not to follow; from https to http is such a one unless `allow_plain`.
+    """
     if response.status not in REDIRECTS:
         return None
     host, location = response.url.authority, response.headers.get(hdrs.LOCATION, "")
@@ -202,7 +207,7 @@ def redirect_target(response: aiohttp.ClientResponse) -> URL | None:
         target = URL()
     if not location or target.scheme not in ("http", "https") or not target.host:
         raise TransferError(f"{host} redirects to no usable address: {one_line(location) or 'it names none'}")
-    if response.url.scheme == "https" and target.scheme == "http":
+    if response.url.scheme == "https" and target.scheme == "http" and not allow_plain:
         raise TransferError(f"{host} redirects from https to http ({target.authority}), which is refused")
     return target
 
