@@ -19,8 +19,11 @@ class Proxy:
         self.port = int(self._listener.getsockname()[1])
         self.host = f"localhost:{self.port}"
         self.num_sent_bytes = 0  # from clients to the registry
+        self.num_received_bytes = 0  # from the registry to clients
         self.num_connections = 0
+        self.held = threading.Event()  # the request to be held came
         self._cut_at: int | None = None
+        self._hold_at: tuple[bytes, int] | None = None
         self._open = threading.Event()
         self._open.set()
         self._sockets: set[socket.socket] = set()
@@ -31,9 +34,10 @@ class Proxy:
         """Break every connection, once, when so many more bytes went to the registry."""
         self._cut_at = self.num_sent_bytes + num_bytes
 
-    def hold(self) -> None:
-        """From now on nothing reaches the registry."""
-        self._open.clear()
+    def hold_request(self, method: str, number: int) -> None:
+        """Nothing reaches the registry any more from the `number`th request of that method on, counted from now."""
+        self.held.clear()
+        self._hold_at = (f"{method} ".encode(), number)
 
     def let_go(self) -> None:
         """Everything passes again."""
@@ -74,12 +78,28 @@ class Proxy:
         with suppress(OSError):
             while data := source.recv(STEP_BYTES):
                 if counted:
-                    self._open.wait()
+                    self._wait_if_due(data)
                 target.sendall(data)
                 if counted:
                     self._count(len(data))
+                else:
+                    self._count_received(len(data))
         with suppress(OSError):
             target.shutdown(socket.SHUT_WR)
+
+    def _wait_if_due(self, data: bytes) -> None:
+        with self._lock:
+            if self._hold_at is not None and data.startswith(self._hold_at[0]):
+                method, number = self._hold_at
+                self._hold_at = (method, number - 1) if number > 1 else None
+                if number == 1:
+                    self._open.clear()
+                    self.held.set()
+        self._open.wait()
+
+    def _count_received(self, num_bytes: int) -> None:
+        with self._lock:
+            self.num_received_bytes += num_bytes
 
     def _count(self, num_bytes: int) -> None:
         with self._lock:
