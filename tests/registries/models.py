@@ -6,8 +6,6 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-import msgspec
-
 from hearthd.store import media
 from hearthd.store.manifest import ImageConfig, Layer, Manifest, encode
 from tests.registries.docker import DockerRegistry
@@ -15,11 +13,7 @@ from tests.registries.docker import DockerRegistry
 FILLER = "application/vnd.example.filler"  # a media type that nobody knows
 
 
-def config_of(**facts: str) -> bytes:
-    """A config blob as other tools write them."""
-    return msgspec.json.encode(
-        ImageConfig(model_format="gguf", model_family="llama", architecture="amd64", os="linux", **facts)
-    )
+CONFIG = encode(ImageConfig(model_format="gguf", model_family="llama", architecture="amd64", os="linux"))
 
 
 def publish(
@@ -32,7 +26,7 @@ def publish(
     """Put the model there: the checkpoint and other layers, by media type; its manifest."""
     layers = [(media.MODEL, gguf.read_bytes())] if gguf else []
     placed = [_layer(registry, repository, media_type, data) for media_type, data in [*layers, *others]]
-    manifest = Manifest(config=_layer(registry, repository, media.CONFIG, config_of()), layers=tuple(placed))
+    manifest = Manifest(config=_layer(registry, repository, media.CONFIG, CONFIG), layers=tuple(placed))
     answer = registry.http.put(
         f"/v2/{repository}/manifests/{tag}", content=encode(manifest), headers={"Content-Type": media.MANIFEST}
     )
