@@ -19,15 +19,16 @@ Settings come from the environment; these are in force:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status: 0, 1 for a failure, 2 for a command that makes no sense, 130 after Ctrl-C."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:2] in (["help", "serve"], ["help", "start"]):
+        return _help()
     if words[:1] in (["serve"], ["start"]):
-        return serve(words[1:])
+        return _serve(words[1:])
     from hearthd.command.entry import main as run_verb
 
     return run_verb(words)
 
 
-def serve(options: list[str]) -> int:
-    """`hearth serve` with these options: its exit status."""
+def _serve(options: list[str]) -> int:
     if {"-h", "--help"} & set(options):
         return _help()
     unknown = [word for word in options if word != "--starter"]

@@ -1,9 +1,10 @@
-"""Progress bars on a terminal: a row a status, a bar a digest, in the order in which they came."""
+"""Progress bars on a terminal: a row a status, with a bar where it has a size, in the order in which they came."""
 
 from __future__ import annotations
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -13,10 +14,13 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+from rich.spinner import Spinner
 from rich.text import Text
 
 from hearthd.command.progress import title
 from hearthd.command.replies import Step
+
+_MARGIN = 3  # the terminal echoes ^C behind the last row: it must not wrap
 
 
 class Bars:
@@ -34,6 +38,8 @@ class Bars:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._settle()
+        self._draw()
         self._live.stop()
 
     def show(self, step: Step) -> None:
@@ -42,7 +48,7 @@ class Bars:
             self._move(step)
         elif step.status != self._status:
             self._status = step.status
-            self._add(Text(title(step)))
+            self._add(Spinner("dots", Text(title(step))))
 
     def _move(self, step: Step) -> None:
         key = title(step)
@@ -61,8 +67,17 @@ class Bars:
         return last
 
     def _add(self, row: RenderableType) -> None:
+        self._settle()
         self._rows.append(row)
-        self._live.update(Group(*self._rows))
+        self._draw()
+
+    def _draw(self) -> None:
+        self._live.update(Group(*(Padding(row, (0, _MARGIN, 0, 0)) for row in self._rows)))
+
+    def _settle(self) -> None:
+        """The last status is over: it turns no more."""
+        if self._rows and isinstance(self._rows[-1], Spinner):
+            self._rows[-1] = self._rows[-1].text
 
 
 def _bars(console: Console) -> Progress:

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from hearthd.command.failure import CommandFailed
 from hearthd.command.terminal import line
-from hearthd.command.verbs import ALIASES, LOCAL, VERBS, Verb, usage
+from hearthd.command.verbs import ALIASES, VERBS, Verb, usage
 
 FAILED = 1
 USAGE = 2
@@ -41,8 +41,8 @@ def _dispatch(words: list[str]) -> int:
         case []:
             sys.stdout.write(usage())
             return USAGE
-        case ["help", name, *_] if name in {*VERBS, *ALIASES, *LOCAL} - {"help"}:
-            return _help(name)
+        case ["help", verb, *_] if verb in {*VERBS, *ALIASES, "check"}:
+            return _dispatch([verb, "--help"])
         case ["-h" | "--help" | "help", *_]:
             sys.stdout.write(usage())
             return 0
@@ -50,18 +50,10 @@ def _dispatch(words: list[str]) -> int:
             return _version()
         case ["check", *options]:
             return _check(options)
-    verb = VERBS.get(ALIASES.get(words[0], words[0]))
-    if verb is None:
+    row = VERBS.get(ALIASES.get(words[0], words[0]))
+    if row is None:
         return _fail(f"unknown command {words[0][:100]!r}; see hearth --help", USAGE)
-    return _run(words[0], verb, words[1:])
-
-
-def _help(name: str) -> int:
-    if name in ("serve", "start"):
-        from hearthd.cli import serve
-
-        return serve(["--help"])
-    return _dispatch([name, "--help"])
+    return _run(words[0], row, words[1:])
 
 
 def _run(name: str, verb: Verb, words: list[str]) -> int:

@@ -13,14 +13,13 @@ from hearthd.command.replies import Step
 from hearthd.command.terminal import is_terminal, line
 
 LINE_PERCENT = 10
-_DIGEST_CHARS = 12
 
 
 class Display(Protocol):
     """Where progress is shown."""
 
     def show(self, step: Step) -> None:
-        """One more step; those of the same digest, or of the same status, are one row."""
+        """One more step; those of the same status are one row."""
 
 
 @contextlib.contextmanager
@@ -36,10 +35,8 @@ def open_display() -> Iterator[Display]:
 
 
 def title(step: Step) -> str:
-    """What the step is about: its status, and its digest, shortened, where the status does not name it."""
-    status = line(step.status, 200)
-    digest = line(step.digest, 200).removeprefix("sha256:")[:_DIGEST_CHARS]
-    return status if not digest or digest in status else f"{status} {digest}"
+    """What the step is about: its status, which names the digest where there is one."""
+    return line(step.status or step.digest, 200)
 
 
 class Lines:

@@ -52,7 +52,9 @@ def change(conversation: Conversation, text: str) -> None:
 
 def shown(value: Any) -> str:
     """A parameter's value for people."""
-    return ", ".join(value) if isinstance(value, list) else str(value)
+    if isinstance(value, list):
+        return ", ".join(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _parameter(conversation: Conversation, text: str) -> str:
