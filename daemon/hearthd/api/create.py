@@ -3,45 +3,53 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 from hearthd import modelfile
-from hearthd.api.exchange import BARE_JSON, Exchange
-from hearthd.api.ndjson import Lines
+from hearthd.api import progress
+from hearthd.api.exchange import Exchange
 from hearthd.api.services import Services
-from hearthd.api.wire import CreateRequest, ProgressResponse
-from hearthd.errors import BadRequest, HearthError
-from hearthd.registry import create as registry
+from hearthd.api.wire import CreateRequest, MessageInput
+from hearthd.errors import BadRequest
+from hearthd.registry.image import check_info
 from hearthd.registry.progress import Progress
-from hearthd.registry.spec import CreateSpec, check_parameters, spec_from_modelfile
+from hearthd.registry.spec import CreateSpec, check_parameters, check_requires, parent_name, spec_from_modelfile
 from hearthd.store import names
 from hearthd.store.contents import Message
 from hearthd.store.names import ModelName
 
 MAX_MODELFILE_BYTES = 16 << 20
 
-# fields of other servers' models, refused rather than dropped
-_LATER = ("draft_files", "renderer", "parser", "remote_host")
+# what a request may say and this server cannot do
+_REFUSED = {
+    "draft_files": "draft models are not supported yet; they come with a later version",
+    "draft_quantize": "draft models are not supported yet; they come with a later version",
+    "remote_host": "remote_host: this server runs its models itself and passes no request on",
+}
 
 
 async def create(services: Services, exchange: Exchange) -> None:
     """Make a model; progress lines, or with `stream` false the last one."""
+    from hearthd.registry.create import create as registry_create  # memory that an idle daemon does without
+    from hearthd.registry.pull import pull as registry_pull
+
     request = await exchange.bind(CreateRequest, services.config.max_body_bytes)
     spec = await spec_of(request)
-    exchange.watch()
-    steps = registry.create(services.store, spec, noprune=services.config.noprune)
-    async with aclosing(steps):
-        await (_stream(exchange, steps) if request.stream else _last(exchange, steps))
+
+    def pull(name: ModelName) -> AsyncGenerator[Progress, None]:
+        return registry_pull(services.store, services.transfers, name, noprune=services.config.noprune)
+
+    steps = registry_create(services.store, spec, pull=pull, noprune=services.config.noprune)
+    await progress.send(exchange, steps, request.stream)
 
 
 async def spec_of(request: CreateRequest) -> CreateSpec:
     """What the request asks for. BadRequest where it asks wrongly."""
     name = names.parse(request.model or request.name)
-    for field in _LATER:
+    for field, refusal in _REFUSED.items():
         if getattr(request, field):
-            raise BadRequest(f"{field} is not supported yet; it comes with a later version")
+            raise BadRequest(refusal)
     if request.modelfile or request.path:
         return await _from_modelfile(name, request)
     return _from_fields(name, request)
@@ -75,36 +83,23 @@ def _from_fields(name: ModelName, request: CreateRequest) -> CreateSpec:
     licenses = [request.license] if isinstance(request.license, str) else request.license
     return CreateSpec(
         name=name,
-        from_model=names.parse(names.split_origin(request.from_)[0]) if request.from_ else None,
+        from_model=parent_name(request.from_) if request.from_ else None,
         files=request.files,
         adapters=request.adapters,
         template=request.template or None,
         system=request.system or None,
         parameters=check_parameters(request.parameters),
         licenses=tuple(text for text in licenses if text),
-        messages=tuple(Message(message.role.lower(), message.content) for message in request.messages),
+        messages=tuple(map(_message, request.messages)),
+        requires=check_requires(request.requires),
+        renderer=request.renderer,
+        parser=request.parser,
+        info=check_info(request.info),
         quantize=request.quantize or request.quantization,
     )
 
 
-async def _stream(exchange: Exchange, steps: AsyncIterator[Progress]) -> None:
-    lines = Lines(exchange)
-    last = ProgressResponse(status="success")
-    async for step in steps:
-        if step.status == last.status:
-            break
-        await lines.send(_line(step))
-    await lines.end(last)
-
-
-async def _last(exchange: Exchange, steps: AsyncIterator[Progress]) -> None:
-    last: ProgressResponse | None = None
-    async for step in steps:
-        last = _line(step)
-    if last is None:
-        raise HearthError("unexpected end of progress response")
-    await exchange.json(last, content_type=BARE_JSON)
-
-
-def _line(step: Progress) -> ProgressResponse:
-    return ProgressResponse(status=step.status, digest=step.digest, total=step.total, completed=step.completed)
+def _message(message: MessageInput) -> Message:
+    if message.images or message.tool_calls:
+        raise BadRequest("messages that precede every conversation can hold text only, no images and no tool calls")
+    return Message(message.role.lower(), message.content)

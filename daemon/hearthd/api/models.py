@@ -165,6 +165,7 @@ def _shown(model: StoredModel, contents: ModelContents, source: SourceInfo | Non
         tensors=[Tensor(name=t.name, type=t.type, shape=t.shape) for t in source.tensors] if source else [],
         capabilities=_capabilities(model),
         modified_at=stamp.local(model.modified_at),
+        requires=model.config.requires,
     )
 
 
@@ -206,6 +207,8 @@ def _modelfile(model: StoredModel, contents: ModelContents, system: str) -> str:
     commands += [Command("model", str(path)) for path in contents.projectors]
     commands += [Command("template", contents.template)] if contents.template else []
     commands += [Command("system", system)] if system else []
+    commands += [Command("renderer", model.config.renderer)] if model.config.renderer else []
+    commands += [Command("parser", model.config.parser)] if model.config.parser else []
     commands += [Command(key, _plain_value(value)) for key, value in _flat(contents.params)]
     commands += [Command("license", text) for text in contents.licenses]
     commands += [Command("message", f"{message.role}: {message.content}") for message in contents.messages]

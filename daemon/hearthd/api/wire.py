@@ -126,6 +126,9 @@ class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
     messages: list[MessageInput] = []
     renderer: str = ""
     parser: str = ""
+    requires: str = ""
+    info: dict[str, Any] = {}
+    draft_quantize: str = ""
     remote_host: str = ""
 
 
@@ -313,10 +316,11 @@ class ShowResponse(Response, frozen=True, kw_only=True):
     tensors: list[Tensor] = []
     capabilities: list[str] = []
     modified_at: str
+    requires: str = ""
 
 
 class ProgressResponse(Response, frozen=True):
-    """One line of /api/create."""
+    """One line of /api/create, /api/pull or /api/push."""
 
     status: str
     digest: str = ""

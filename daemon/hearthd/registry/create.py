@@ -5,324 +5,201 @@ What a client sees of it is a series of Progress; the manifest is written at the
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
 import sys
-from collections.abc import AsyncGenerator, Callable, Iterable
-from contextlib import ExitStack
-from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+import threading
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 
 import msgspec
 
-from hearthd.errors import BadRequest, Canceled, ExportFailed, ModelNotFound, StoreError
-from hearthd.registry.capabilities import capabilities, parameter_size
-from hearthd.registry.exporter import inspect
-from hearthd.registry.progress import Progress, Report
+from hearthd.errors import BadRequest, ModelNotFound, StoreError
+from hearthd.registry.assembly import Assembly
+from hearthd.registry.capabilities import capabilities
+from hearthd.registry.checkpoint import NOT_FLOAT, Checkpoint, Checkpoints, refuse_adapters
+from hearthd.registry.detect import detect
+from hearthd.registry.families import Family
+from hearthd.registry.image import image_config, with_info
+from hearthd.registry.overlay import TEMPLATES, overlaid
+from hearthd.registry.progress import Progress, Report, steps_of
 from hearthd.registry.spec import CreateSpec
 from hearthd.registry.variants import ensure_variant
 from hearthd.store import manifest, media
-from hearthd.store.blobs import normal_digest
-from hearthd.store.contents import MAX_TEXT_BYTES
 from hearthd.store.manifest import ImageConfig, Layer, Manifest
 from hearthd.store.names import ModelName
 from hearthd.store.store import ModelStore, StoredModel
 from hearthd.store.variant import SourceInfo
+from hearthd.threads import in_thread
 
-T = TypeVar("T")
+Pull = Callable[[ModelName], AsyncGenerator[Progress, None]]
 
-GGUF_MAGIC = b"GGUF"
-COPY_STEP_BYTES = 32 << 20  # between two progress lines of a copy
+_replacing = threading.Lock()  # of two that replace one model, the later one sees what the earlier one wrote
+
+# of the checkpoint itself: they go with it
+_OF_CHECKPOINT = (media.MODEL, media.VARIANT, media.VARIANT_FILE, media.SOURCE)
 
 
 async def create(
-    store: ModelStore, spec: CreateSpec, *, noprune: bool = False, python: str = sys.executable
+    store: ModelStore,
+    spec: CreateSpec,
+    *,
+    pull: Pull | None = None,
+    noprune: bool = False,
+    python: str = sys.executable,
 ) -> AsyncGenerator[Progress, None]:
     """Make the model that `spec` describes, replacing one of the same name; what comes is the progress.
 
-    Closing the iterator stops the work. After a failure nothing is left but what was uploaded before.
-    Raises BadRequest for what the spec asks wrongly, StoreError, ExportFailed.
+    `pull` fetches a parent that is not here. Closing the iterator stops the work. After a failure nothing is left but
+    what was uploaded or pulled. Raises BadRequest for what the spec asks wrongly, StoreError, ExportFailed, and what
+    `pull` raises.
     """
-    queue: asyncio.Queue[Progress | None] = asyncio.Queue()
-    task = asyncio.create_task(_Creation(store, spec, queue.put_nowait, noprune, python).run())
-    task.add_done_callback(lambda _: queue.put_nowait(None))
-    try:
-        while (progress := await queue.get()) is not None:
+    async with aclosing(steps_of(_Creation(store, spec, pull, noprune, python).run)) as steps:
+        async for progress in steps:
             yield progress
-        await task
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
-        if not task.cancelled():
-            task.exception()  # seen, whether or not it was raised above
+
+
+class _Start(msgspec.Struct, frozen=True):
+    """What a model is made from."""
+
+    config: ImageConfig
+    layers: list[Layer]
+    family: Family | None = None  # whose chat format the checkpoint's own template writes
 
 
 class _Creation:
     """One create at work."""
 
-    def __init__(self, store: ModelStore, spec: CreateSpec, report: Report, noprune: bool, python: str) -> None:
+    def __init__(self, store: ModelStore, spec: CreateSpec, pull: Pull | None, noprune: bool, python: str) -> None:
         self._store = store
         self._spec = spec
-        self._report = report
+        self._pull = pull
         self._noprune = noprune
         self._python = python
-        self._new_digests: list[str] = []  # to be given back after a failure
-        self._held = ExitStack()
+        self._report: Report
+        self._assembly: Assembly
+        self._checkpoints: Checkpoints
 
-    async def run(self) -> None:
+    async def run(self, report: Report) -> None:
         """Do it all, or leave nothing behind."""
-        _refuse_what_comes_later(self._spec)
-        try:
-            with self._held:
-                config, layers = await self._base()
-                layers = await self._overlay(layers)
-                replaced = await self._commit(config, layers)
-        except BaseException:
-            self._store.remove_unused(self._new_digests)
-            raise
+        self._report = report
+        refuse_adapters(self._store, self._spec.adapters, self._spec.adapter_paths)
+        self._store.check_writable()
+        with Assembly(self._store, report) as self._assembly:
+            self._checkpoints = Checkpoints(self._assembly, self._python)
+            start = await self._start()
+            self._warn()
+            layers = await overlaid(self._assembly, self._spec, start.layers, start.family)
+            old = await self._commit(start.config, layers)
         if not self._noprune:
-            self._store.remove_unused(replaced)
+            self._store.remove_unused(sorted(old))
         self._report(Progress("success"))
 
-    async def _base(self) -> tuple[ImageConfig, list[Layer]]:
-        if self._spec.from_model is not None:
-            return self._inherited()
-        if self._spec.path is not None:
-            return await self._from_path(self._spec.path)
-        if self._spec.files:
-            return await self._from_upload()
+    def _warn(self) -> None:
+        for line in self._spec.warnings:
+            self._report(Progress(f"warning: {line}"))
+
+    # what it starts from
+
+    async def _start(self) -> _Start:
+        spec = self._spec
+        if spec.from_model is not None:
+            return await self._from_model(await self._parent(spec.from_model))
+        if spec.path is not None:
+            return await self._from_checkpoint(await self._checkpoints.of_path(spec.path))
+        if spec.files:
+            return await self._from_checkpoint(await self._checkpoints.of_upload(spec.files))
         raise BadRequest("neither 'from' or 'files' was specified")
 
-    # where the checkpoint comes from
-
-    def _inherited(self) -> tuple[ImageConfig, list[Layer]]:
-        parent = self._parent()
-        for part in parent.manifest.parts:
-            self._hold(part.digest)
-        layers = [
-            msgspec.structs.replace(layer, from_=parent.name.short) if layer.media_type == media.MODEL else layer
-            for layer in parent.manifest.layers
-        ]
-        for layer in layers:
-            self._report(Progress(f"using existing layer {layer.digest}"))
-        return parent.config, layers
-
-    def _parent(self) -> StoredModel:
-        assert self._spec.from_model is not None
+    async def _parent(self, name: ModelName) -> StoredModel:
         try:
-            return self._store.resolve(self._spec.from_model)
+            return self._store.resolve(name)
         except ModelNotFound as error:
-            raise BadRequest(
-                f"{error}: pulling models comes with a later version; create it from a GGUF file first"
-            ) from None
+            if self._pull is None:
+                raise BadRequest(f"{error}: pull it, or create it from a GGUF file first") from None
+        async with aclosing(self._pull(name)) as steps:
+            async for step in steps:
+                if step.status != "success":  # the create is not at its end
+                    self._report(step)
+        return self._store.resolve(name)
 
-    async def _from_path(self, path: Path) -> tuple[ImageConfig, list[Layer]]:
-        await self._inspect(path, str(path))  # before gigabytes are copied
-        digest = await self._import(path)
-        return await self._from_blob(digest, str(path))
+    async def _from_model(self, parent: StoredModel) -> _Start:
+        self._assembly.hold(*(part.digest for part in parent.manifest.parts), *filter(None, [parent.source]))
+        layers = list(parent.manifest.layers)
+        if self._spec.quantize:
+            return await self._from_quantized(parent, layers)
+        for layer in parent.manifest.needed[1:]:
+            self._assembly.tell(layer)
+        return _Start(parent.config, [_marked(layer, parent) for layer in layers])
 
-    async def _from_upload(self) -> tuple[ImageConfig, list[Layer]]:
-        name, digest = self._uploaded()
-        self._hold(digest)
-        return await self._from_blob(digest, name)
+    async def _from_quantized(self, parent: StoredModel, layers: list[Layer]) -> _Start:
+        models = parent.manifest.of(media.MODEL)
+        if not models:
+            raise BadRequest(NOT_FLOAT)
+        checkpoint = await self._checkpoints.of_blob(models[0].digest, parent.name.short)
+        checkpoint = await self._checkpoints.quantized(checkpoint, self._spec.quantize)
+        model = await self._converted(checkpoint)
+        kept = [layer for layer in layers if layer.media_type not in _OF_CHECKPOINT]
+        for layer in kept:
+            self._assembly.tell(layer)
+        config = msgspec.structs.replace(parent.config, file_type=checkpoint.info.file_type)
+        return _Start(config, [model, *kept])
 
-    async def _from_blob(self, digest: str, given: str) -> tuple[ImageConfig, list[Layer]]:
-        """`given`: what the user calls the file."""
-        info = await self._inspect(self._store.blobs.path(digest), given)
+    async def _from_checkpoint(self, checkpoint: Checkpoint) -> _Start:
         self._report(Progress("parsing GGUF"))
-        await ensure_variant(self._store, digest, self._report, python=self._python)
-        self._report_layer(digest)
-        return _config(info), [self._layer(media.MODEL, digest)]
+        info = checkpoint.info
+        family = detect(info.chat_template or "", info.bos_token, info.eos_token)
+        if family is not None:
+            self._report(Progress(f"using autodetected template {family.name}"))
+        if self._spec.quantize:
+            checkpoint = await self._checkpoints.quantized(checkpoint, self._spec.quantize)
+        model = await self._converted(await self._checkpoints.stored(checkpoint))
+        return _Start(image_config(checkpoint.info), [model], family)
 
-    def _uploaded(self) -> tuple[str, str]:
-        """Name and digest of the one uploaded GGUF file."""
-        for name, digest in self._spec.files.items():
-            _check_file(name, digest)
-        if len(self._spec.files) > 1 or any(name.endswith(".safetensors") for name in self._spec.files):
-            raise BadRequest("only a single GGUF file is supported yet; safetensors and split models come later")
-        name, digest = next((name, normal_digest(digest)) for name, digest in self._spec.files.items())
-        if not self._store.blobs.has(digest):
-            raise BadRequest(f'blob "{digest}" of {name} is not here; upload it to /api/blobs/{digest} first')
-        with self._store.blobs.open(digest) as file:
-            magic = file.read(len(GGUF_MAGIC))
-        if magic != GGUF_MAGIC:
-            raise BadRequest(f"unknown type: {name} begins with {magic!r}, not with {GGUF_MAGIC!r} as a GGUF file does")
-        return name, digest
-
-    async def _inspect(self, path: Path, given: str) -> SourceInfo:
-        try:
-            return await inspect(path, python=self._python)
-        except ExportFailed as error:
-            raise BadRequest(str(error).replace(str(path), given)) from error
-
-    async def _import(self, path: Path) -> str:
-        """Copy the file into the store; its digest. Cancelled, the copy ends within a chunk."""
-        blobs = self._store.blobs
-        before = set(blobs.digests())
-        copy = _Copy(path, self._report)
-        future = asyncio.get_running_loop().run_in_executor(None, blobs.import_file, path, copy.on_progress)
-        try:
-            digest = await asyncio.shield(future)
-        except asyncio.CancelledError:
-            copy.stopped = True
-            await asyncio.wait([future])
-            if future.exception() is None:
-                self._note_new({future.result()} - before)
-            raise
-        self._hold(digest)
-        self._note_new({digest} - before)
-        return digest
-
-    # what is laid over it
-
-    async def _overlay(self, layers: list[Layer]) -> list[Layer]:
-        spec = self._spec
-        if spec.template is not None:
-            layers = await self._replaced(layers, (media.TEMPLATE, media.PROMPT), spec.template.encode())
-        if spec.system is not None:
-            layers = await self._replaced(layers, (media.SYSTEM,), spec.system.encode())
-        if spec.parameters:
-            params = self._params(layers) | spec.parameters
-            layers = await self._replaced(layers, (media.PARAMS,), msgspec.json.encode(params))
-        if spec.messages:
-            layers = await self._replaced(layers, (media.MESSAGES,), msgspec.json.encode(spec.messages))
-        for text in spec.licenses:
-            layers = _without_twins([*layers, await self._laid(media.LICENSE, text.encode())])
-        return layers
-
-    def _params(self, layers: list[Layer]) -> dict[str, Any]:
-        text = self._text(layers, media.PARAMS)
-        try:
-            return msgspec.json.decode(text or "{}", type=dict[str, Any])
-        except msgspec.DecodeError as error:
-            raise StoreError(f"the parameters of {self._spec.from_model} are damaged: {error}") from error
-
-    async def _replaced(self, layers: list[Layer], media_types: tuple[str, ...], data: bytes) -> list[Layer]:
-        """`layers` with `data` as the only layer of these types, or with none of them where `data` is empty."""
-        kept = [layer for layer in layers if layer.media_type not in media_types]
-        return [*kept, await self._laid(media_types[0], data)] if data else kept
-
-    async def _laid(self, media_type: str, data: bytes) -> Layer:
-        layer = await self._put(media_type, data)
-        self._report_layer(layer.digest)
+    async def _converted(self, checkpoint: Checkpoint) -> Layer:
+        """The checkpoint's layer, once there is a variant of it."""
+        await ensure_variant(self._store, checkpoint.digest, self._report, python=self._python)
+        layer = self._assembly.layer(media.MODEL, checkpoint.digest)
+        self._assembly.tell(layer)
         return layer
-
-    async def _put(self, media_type: str, data: bytes) -> Layer:
-        digest = "sha256:" + hashlib.sha256(data).hexdigest()
-        self._hold(digest)
-        if not self._store.blobs.has(digest):
-            self._note_new({digest})
-            await _in_thread(lambda: self._store.blobs.put(data))
-        return self._layer(media_type, digest)
-
-    def _layer(self, media_type: str, digest: str) -> Layer:
-        return Layer(media_type, digest, self._store.blobs.size(digest))
-
-    def _hold(self, digest: str) -> None:
-        self._held.enter_context(self._store.holding([digest]))
-
-    def _note_new(self, digests: Iterable[str]) -> None:
-        self._new_digests += digests
-
-    def _report_layer(self, digest: str) -> None:
-        origin = "creating new" if digest in self._new_digests else "using existing"
-        self._report(Progress(f"{origin} layer {digest}"))
 
     # the end
 
-    async def _commit(self, config: ImageConfig, layers: list[Layer]) -> list[str]:
-        """Write the manifest; the digests of the model that it replaces."""
-        config = self._finished(config, layers)
-        config_layer = await self._put(media.CONFIG, manifest.encode(config))
-        data = manifest.encode(Manifest(config=config_layer, layers=tuple(layers)))
-        name = self._store.spelling(self._spec.name)
-        replaced = self._digests_of(name)
+    async def _commit(self, config: ImageConfig, layers: list[Layer]) -> set[str]:
+        """Write the manifest; digests that nobody may need any more."""
+        config_layer = await self._assembly.put(media.CONFIG, manifest.encode(self._finished(config, layers)))
+        made = Manifest(config=config_layer, layers=tuple(layers))
         self._report(Progress("writing manifest"))
-        await _in_thread(lambda: self._store.write_manifest(name, data))
+        replaced = await in_thread(lambda: self._write(made))
+        if replaced - {part.digest for part in made.parts} and not self._noprune:
+            self._report(Progress("removing unused layers"))
+        return replaced | self._assembly.new
+
+    def _write(self, made: Manifest) -> set[str]:
+        """Give the manifest its place; digests of the model that was there, none where it was damaged."""
+        with _replacing:
+            name = self._store.spelling(self._spec.name)
+            try:
+                replaced = {part.digest for part in self._store.resolve(name).manifest.parts}
+            except (ModelNotFound, StoreError):
+                replaced = set()
+            self._store.write_manifest(name, manifest.encode(made))
         return replaced
 
     def _finished(self, config: ImageConfig, layers: list[Layer]) -> ImageConfig:
-        """The config with what follows from the layers."""
+        """The config with what follows from the layers, and what the spec says instead."""
+        spec = self._spec
+        source = self._source(layers)
+        if source is not None and (spec.template is not None or not config.capabilities):
+            template = self._assembly.text(layers, *TEMPLATES)
+            config = msgspec.structs.replace(config, capabilities=capabilities(source, template))
+        kept = {"renderer": spec.renderer, "parser": spec.parser, "requires": spec.requires}
+        config = msgspec.structs.replace(config, **{key: value for key, value in kept.items() if value})
+        return with_info(config, spec.info)
+
+    def _source(self, layers: list[Layer]) -> SourceInfo | None:
         models = [layer.digest for layer in layers if layer.media_type == media.MODEL]
-        source = self._store.source_info(models[0]) if models else None
-        if source is not None:
-            config = msgspec.structs.replace(
-                config, capabilities=capabilities(source, self._text(layers, media.TEMPLATE))
-            )
-        return msgspec.structs.replace(config, requires=self._spec.requires or config.requires)
-
-    def _text(self, layers: list[Layer], media_type: str) -> str:
-        found = [layer.digest for layer in layers if layer.media_type == media_type]
-        return self._store.blobs.read(found[-1], MAX_TEXT_BYTES).decode("utf-8", "replace") if found else ""
-
-    def _digests_of(self, name: ModelName) -> list[str]:
-        """Digests of the model that is to be replaced; none where there is none, or it is damaged."""
-        try:
-            return [part.digest for part in self._store.resolve(name).manifest.parts]
-        except (ModelNotFound, StoreError):
-            return []
+        return self._store.source_info(models[0]) if models else None
 
 
-class _Copy:
-    """Progress of one copy, told from its thread to the event loop."""
-
-    def __init__(self, path: Path, report: Report) -> None:
-        self._status = f"copying {path.name}"
-        self._report = report
-        self._loop = asyncio.get_running_loop()
-        self._told_bytes = 0
-        self.stopped = False
-
-    def on_progress(self, done: int, total: int) -> None:
-        """Called in the copying thread. Raises Canceled once stopped."""
-        if self.stopped:
-            raise Canceled("the copy was canceled")
-        if done == total or done - self._told_bytes >= COPY_STEP_BYTES:
-            self._told_bytes = done
-            self._loop.call_soon_threadsafe(self._report, Progress(self._status, total=total, completed=done))
-
-
-def _refuse_what_comes_later(spec: CreateSpec) -> None:
-    if spec.quantize:
-        raise BadRequest("quantize is not supported yet; it comes with a later version")
-    if spec.adapters:
-        raise BadRequest("adapters are not supported yet; they come with a later version")
-
-
-def _check_file(name: str, digest: str) -> None:
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts:
-        raise BadRequest("file path must be relative")
-    normal_digest(digest)  # raises InvalidDigest
-
-
-def _config(source: SourceInfo) -> ImageConfig:
-    return ImageConfig(
-        model_format=source.format,
-        model_family=source.architecture,
-        model_families=(source.architecture,),
-        model_type=parameter_size(source.parameter_count),
-        file_type=source.file_type,
-        architecture="amd64",
-        os="linux",
-        context_length=source.context_length,
-        embedding_length=source.embedding_length,
-        capabilities=capabilities(source),
-    )
-
-
-def _without_twins(layers: list[Layer]) -> list[Layer]:
-    """`layers` without a second one of the same type and digest."""
-    return list({(layer.media_type, layer.digest): layer for layer in layers}.values())
-
-
-async def _in_thread(work: Callable[[], T]) -> T:
-    """The result of `work`, done outside the event loop; cancelled, it is waited for all the same."""
-    future = asyncio.get_running_loop().run_in_executor(None, work)
-    try:
-        return await asyncio.shield(future)
-    except asyncio.CancelledError:
-        await asyncio.wait([future])
-        if not future.cancelled():
-            future.exception()  # seen; the cancellation says enough
-        raise
+def _marked(layer: Layer, parent: StoredModel) -> Layer:
+    """A checkpoint's layer says where it comes from: a registry may have it there."""
+    return msgspec.structs.replace(layer, from_=parent.name.short) if layer.media_type == media.MODEL else layer

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from hearthd.errors import BadRequest, InvalidName
+from hearthd.errors import BadRequest, Forbidden, InvalidName
 from hearthd.modelfile import Modelfile
 from hearthd.options import OPTIONS, Kind, OptionError, check_option, parse_parameter
 from hearthd.store import names
@@ -18,7 +18,12 @@ from hearthd.store.names import ModelName
 
 _BLOB = re.compile(r"@?(sha256[:-][0-9a-fA-F]{64})")
 _SEMVER = re.compile(r"v?\d+\.\d+\.\d+(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?")
-_LATER = ("adapter", "draft", "renderer", "parser")
+
+# Ollama dropped these and warns of them; here they are kept
+DEPRECATED = (
+    "penalize_newline", "low_vram", "f16_kv", "logits_all", "vocab_only", "use_mlock",
+    "mirostat", "mirostat_tau", "mirostat_eta",
+)  # fmt: skip
 
 
 class CreateSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,14 +36,27 @@ class CreateSpec(msgspec.Struct, frozen=True, kw_only=True):
     from_model: ModelName | None = None
     files: dict[str, str] = {}  # relative file name -> digest of an uploaded blob
     path: Path | None = None  # a GGUF file of this machine
-    adapters: dict[str, str] = {}
+    adapters: dict[str, str] = {}  # as `files`
+    adapter_paths: tuple[Path, ...] = ()  # files of this machine
     template: str | None = None
     system: str | None = None
     parameters: dict[str, Any] = {}  # checked: see check_parameters
     licenses: tuple[str, ...] = ()
     messages: tuple[Message, ...] = ()
     requires: str = ""
+    renderer: str = ""
+    parser: str = ""
+    info: dict[str, Any] = {}  # fields of ImageConfig: see image.check_info
     quantize: str = ""
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is kept but does not do what its author may expect."""
+        found = [f"parameter {key} is deprecated" for key in self.parameters if key in DEPRECATED]
+        names = {"renderer": self.renderer, "parser": self.parser}
+        return found + [
+            f"{kind} {name} is kept, and has no effect on this server" for kind, name in names.items() if name
+        ]
 
 
 def check_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,9 +88,8 @@ def spec_from_modelfile(
 
     FROM is a path of this machine, an uploaded blob (`@sha256:<hex>`) or the name of a model. Raises BadRequest.
     """
-    for word in _LATER:
-        if modelfile.values(word):
-            raise BadRequest(f"{word.upper()} is not supported yet; it comes with a later version")
+    if modelfile.values("draft"):
+        raise BadRequest("DRAFT is not supported yet; it comes with a later version")
     sources = modelfile.values("model")
     if len(sources) > 1:
         raise BadRequest(f"FROM {sources[1]}: a second FROM is not supported yet; projectors come with a later version")
@@ -83,10 +100,13 @@ def spec_from_modelfile(
         parameters=_parameters(modelfile),
         licenses=tuple(modelfile.values("license")),
         messages=tuple(Message(role, text) for role, text in modelfile.messages()),
-        requires=_requires(modelfile),
+        requires=check_requires(_last(modelfile.values("requires")) or ""),
+        renderer=_last(modelfile.values("renderer")) or "",
+        parser=_last(modelfile.values("parser")) or "",
         quantize=quantize,
     )
-    return msgspec.structs.replace(spec, **_source(sources[0], base_dir))
+    fields = _source(sources[0], base_dir) | _adapters(modelfile.values("adapter"), base_dir)
+    return msgspec.structs.replace(spec, **fields)
 
 
 def _last(values: list[str]) -> str | None:
@@ -101,8 +121,8 @@ def _parameters(modelfile: Modelfile) -> dict[str, Any]:
     return values
 
 
-def _requires(modelfile: Modelfile) -> str:
-    version = _last(modelfile.values("requires")) or ""
+def check_requires(version: str) -> str:
+    """`version`, where it is empty or a version. Raises BadRequest."""
     if version and not _SEMVER.fullmatch(version):
         raise BadRequest("requires must be a valid semver (e.g. 0.14.0)")
     return version
@@ -112,23 +132,48 @@ def _source(argument: str, base_dir: Path | None) -> dict[str, Any]:
     """The field of CreateSpec that FROM fills, with its value."""
     if blob := _BLOB.fullmatch(argument):
         return {"files": {"model.gguf": blob[1]}}
-    path = _path(argument, base_dir)
+    path = _path("FROM", argument, base_dir)
     if path is not None:
         return {"path": path}
     try:
-        return {"from_model": names.parse(names.split_origin(argument)[0])}
+        return {"from_model": parent_name(argument)}
     except InvalidName:
         raise BadRequest(f"FROM {argument[:200]!r} is neither a file of this machine nor a model's name") from None
 
 
-def _path(argument: str, base_dir: Path | None) -> Path | None:
-    """The file that FROM means; None where it means no file. Raises BadRequest where it can mean nothing else."""
+def parent_name(text: str) -> ModelName:
+    """The name after FROM. Raises InvalidName, Forbidden where the model runs on somebody else's machine."""
+    base, origin = names.split_origin(text)
+    if origin is names.Origin.CLOUD:
+        raise Forbidden("ollama cloud is disabled: remote model is unavailable")
+    return names.parse(base)
+
+
+def _adapters(arguments: list[str], base_dir: Path | None) -> dict[str, Any]:
+    """The fields of CreateSpec that ADAPTER fills, with their values."""
+    adapters: dict[str, str] = {}
+    paths: list[Path] = []
+    for argument in arguments:
+        if blob := _BLOB.fullmatch(argument):
+            adapters[f"adapter-{len(adapters)}.gguf"] = blob[1]
+        elif path := _path("ADAPTER", argument, base_dir):
+            paths.append(path)
+        else:
+            raise BadRequest(f"ADAPTER {argument[:200]!r} is no file of this machine")
+    return {"adapters": adapters, "adapter_paths": tuple(paths)}
+
+
+def _path(word: str, argument: str, base_dir: Path | None) -> Path | None:
+    """The file that the instruction `word` means; None where it means none.
+
+    Raises BadRequest where it can mean nothing else.
+    """
     path = _expanded(argument, base_dir)
     if path is not None and _kind(path) == "file":
         return path
     if not argument.startswith(("/", "~", "./", "../")):
         return None
-    shown = f"FROM {argument[:200]}"
+    shown = f"{word} {argument[:200]}"
     if path is None:
         raise BadRequest(f"{shown}: a relative path needs a Modelfile on this machine; use an absolute one")
     if _kind(path) == "directory":

@@ -178,6 +178,22 @@ class BlobStore:
                     on_progress(writer.num_bytes, max(num_bytes, writer.num_bytes))
         return writer.digest
 
+    def adopt(self, path: Path, on_progress: OnProgress | None = None) -> str:
+        """Make the finished file `path`, which lies in `root` under a temporary name, a blob; its digest.
+
+        The file is gone afterwards, whether renamed or the same as a blob that is here. Raises StoreError, or
+        whatever `on_progress` raises, and leaves the file to the caller then.
+        """
+        with _open_regular(path) as file:
+            digest = "sha256:" + _hash(file, path, on_progress)
+            if not self.has(digest):
+                with explained(self.root):
+                    os.fsync(file.fileno())
+                    path.rename(self.root / digest.replace(":", "-"))
+                    sync_directory(self.root)
+        path.unlink(missing_ok=True)
+        return digest
+
     def remove(self, digest: str) -> None:
         """Delete the blob if it is here."""
         with explained(self.root):
@@ -240,6 +256,18 @@ def _read_chunk(file: BinaryIO, buffer: memoryview, source: Path) -> int:
         return file.readinto(buffer)  # type: ignore[attr-defined, no-any-return]
     except OSError as error:
         raise StoreError(f"{source} cannot be read: {error.strerror}") from error
+
+
+def _hash(file: BinaryIO, path: Path, on_progress: OnProgress | None) -> str:
+    """The sha256 of what is left of the file, in hexadecimal."""
+    hashing, done, num_bytes = hashlib.sha256(), 0, os.fstat(file.fileno()).st_size
+    buffer = memoryview(bytearray(CHUNK_BYTES))
+    while count := _read_chunk(file, buffer, path):
+        hashing.update(buffer[:count])
+        done += count
+        if on_progress is not None:
+            on_progress(done, max(num_bytes, done))
+    return hashing.hexdigest()
 
 
 def _is_abandoned(path: Path) -> bool:

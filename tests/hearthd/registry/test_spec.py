@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from hearthd import modelfile
-from hearthd.errors import BadRequest
+from hearthd.errors import BadRequest, Forbidden
 from hearthd.registry.spec import CreateSpec, check_parameters, spec_from_modelfile
 from hearthd.store import names
 from hearthd.store.contents import Message
@@ -33,6 +33,30 @@ def test_every_instruction_has_its_field() -> None:
         requires="0.14.0",
         parameters={"stop": ("x", "y"), "top_k": 2},
     )
+
+
+def test_names_of_other_servers_code_are_taken_with_a_warning() -> None:
+    taken = spec("FROM a\nRENDERER r\nPARSER old\nPARSER p\nPARAMETER mirostat 1\nPARAMETER top_k 1")
+    assert (taken.renderer, taken.parser) == ("r", "p")
+    assert taken.warnings == [
+        "parameter mirostat is deprecated",
+        "renderer r is kept, and has no effect on this server",
+        "parser p is kept, and has no effect on this server",
+    ]
+    assert taken.parameters == {"mirostat": 1, "top_k": 1}
+
+
+def test_adapters_are_uploaded_blobs_and_files_of_this_machine(tmp_path: Path) -> None:
+    (tmp_path / "lora.gguf").touch()
+    taken = spec(f"FROM a\nADAPTER @{DIGEST}\nADAPTER {tmp_path}/lora.gguf")
+    assert list(taken.adapters.values()) == [DIGEST]
+    assert taken.adapter_paths == (tmp_path / "lora.gguf",)
+
+
+@pytest.mark.parametrize("text", ["llama3:cloud", "gpt-oss:120b-cloud"])
+def test_parent_on_somebody_elses_machine_is_forbidden(text: str) -> None:
+    with pytest.raises(Forbidden, match="remote model is unavailable"):
+        spec(f"FROM {text}")
 
 
 def test_what_is_not_said_is_kept() -> None:
@@ -73,10 +97,10 @@ def test_file_beside_the_modelfile_wins_over_a_model_of_that_name(tmp_path: Path
         ("FROM a b", "'a b' is neither a file of this machine nor a model's name"),
         ("FROM @sha256:12", "is neither a file of this machine nor a model's name"),
         ("FROM a\nFROM b", "a second FROM is not supported yet"),
-        ("FROM a\nADAPTER b", "ADAPTER is not supported yet; it comes with a later version"),
+        ("FROM a\nADAPTER b", "ADAPTER 'b' is no file of this machine"),
+        ("FROM a\nADAPTER /nowhere/b.gguf", "ADAPTER /nowhere/b.gguf: no such file on the machine"),
+        ("FROM a\nADAPTER /tmp", "ADAPTER /tmp is a directory"),
         ("FROM a\nDRAFT b", "DRAFT is not supported yet"),
-        ("FROM a\nRENDERER b", "RENDERER is not supported yet"),
-        ("FROM a\nPARSER b", "PARSER is not supported yet"),
         ("FROM a\nREQUIRES soon", "requires must be a valid semver (e.g. 0.14.0)"),
         ("FROM a\nPARAMETER warmth 1", "unknown parameter 'warmth'"),
         ("FROM a\nPARAMETER top_k x", "invalid int value [x]"),

@@ -14,6 +14,7 @@ import pytest
 
 from hearthd.errors import DigestMismatch, InvalidDigest, StoreError
 from hearthd.store.blobs import CHUNK_BYTES, BlobStore, is_partial
+from hearthd.store.durable import temp_path
 
 
 def digest_of(data: bytes) -> str:
@@ -175,6 +176,40 @@ def test_import_ends_when_its_progress_is_refused(blobs: BlobStore, tmp_path: Pa
     with pytest.raises(InterruptedError):
         blobs.import_file(source, refuse)
     assert files(blobs) == []
+
+
+def test_adopted_file_becomes_a_blob_without_a_copy(blobs: BlobStore) -> None:
+    path = temp_path(blobs.root)
+    path.write_bytes(b"made elsewhere")
+    inode = path.stat().st_ino
+    seen: list[tuple[int, int]] = []
+    digest = blobs.adopt(path, lambda done, total: seen.append((done, total)))
+    assert blobs.read(digest, 100) == b"made elsewhere"
+    assert blobs.path(digest).stat().st_ino == inode
+    assert seen == [(14, 14)]
+    assert list(blobs.root.iterdir()) == [blobs.path(digest)]
+
+
+def test_adopted_file_that_is_here_already_is_dropped(blobs: BlobStore) -> None:
+    digest = blobs.put(b"x")
+    path = temp_path(blobs.root)
+    path.write_bytes(b"x")
+    assert blobs.adopt(path) == digest
+    assert list(blobs.root.iterdir()) == [blobs.path(digest)]
+
+
+def test_file_whose_adoption_is_refused_is_left_to_the_caller(blobs: BlobStore) -> None:
+    path = temp_path(blobs.root)
+    path.write_bytes(b"x")
+
+    def refuse(done: int, total: int) -> None:
+        raise ValueError
+
+    with pytest.raises(ValueError):
+        blobs.adopt(path, refuse)
+    assert list(blobs.root.iterdir()) == [path]
+    with pytest.raises(StoreError, match="absent cannot be read"):
+        blobs.adopt(blobs.root / "absent")
 
 
 def test_blobs_of_old_stores_are_read_and_renamed(blobs: BlobStore) -> None:
