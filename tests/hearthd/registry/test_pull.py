@@ -4,27 +4,22 @@ import asyncio
 import os
 import shutil
 import subprocess
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from collections.abc import Iterator
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any, TypeVar
 
 import pytest
 
 from hearthd.errors import BadRequest, ExportFailed, StoreError, TransferFailed
 from hearthd.registry.progress import Progress
 from hearthd.registry.pull import pull
-from hearthd.registry.push import push
 from hearthd.registry.transfers import Transfers
 from hearthd.store import media, names
-from hearthd.store.names import ModelName
 from hearthd.store.store import ModelStore, StoredModel, open_store
-from hearthd.transfer.messages import Repository, Settings
+from hearthd.transfer.messages import Repository
 from tests.registries.docker import DockerRegistry, docker_registry
 from tests.registries.models import FILLER, publish
-
-T = TypeVar("T")
-Steps = AsyncGenerator[Progress, None]
+from tests.registries.wire import all_of, digest_at, name_at, pulled, pushed, statuses, with_transfers
 
 
 @pytest.fixture(scope="module")
@@ -36,37 +31,6 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerRegistr
 @pytest.fixture
 def store(tmp_path: Path) -> ModelStore:
     return open_store(tmp_path / "models")
-
-
-def name_at(registry: DockerRegistry, repository: str, tag: str = "latest") -> ModelName:
-    return names.parse(f"{registry.host}/{repository}:{tag}")
-
-
-def with_transfers(work: Callable[[Transfers], Coroutine[Any, Any, T]], **settings: Any) -> T:
-    async def run() -> T:
-        transfers = Transfers(Settings(version="test", **settings))
-        try:
-            return await work(transfers)
-        finally:
-            await transfers.stop()
-
-    return asyncio.run(run())
-
-
-async def all_of(steps: Steps) -> list[Progress]:
-    return [progress async for progress in steps]
-
-
-def pulled(store: ModelStore, name: ModelName, **options: Any) -> list[Progress]:
-    return with_transfers(lambda transfers: all_of(pull(store, transfers, name, insecure=True, **options)))
-
-
-def pushed(store: ModelStore, name: ModelName, **options: Any) -> list[Progress]:
-    return with_transfers(lambda transfers: all_of(push(store, transfers, name, insecure=True, **options)))
-
-
-def statuses(steps: list[Progress]) -> list[str]:
-    return list(dict.fromkeys(step.status for step in steps))
 
 
 def check_blobs(store: ModelStore, model: StoredModel) -> None:
@@ -100,15 +64,10 @@ def test_a_pulled_model_is_whole_verified_and_converted(
         last = [step for step in steps if step.digest == part.digest and step.status.startswith("pulling")][-1]
         assert (last.completed, last.total) == (part.size, part.size)
     model = store.resolve(name_at(registry, "library/whole"))
-    assert model.digest == registry_digest(registry, "library/whole")
+    assert model.digest == digest_at(registry, "library/whole")
     check_blobs(store, model)
     assert len(store.variants(manifest.layers[0].digest)) == 1
     assert leftovers(store) == []
-
-
-def registry_digest(registry: DockerRegistry, repository: str) -> str:
-    head = registry.http.head(f"/v2/{repository}/manifests/latest", headers={"Accept": media.MANIFEST})
-    return head.headers["Docker-Content-Digest"].removeprefix("sha256:")
 
 
 def test_a_second_pull_fetches_no_blob_again(registry: DockerRegistry, store: ModelStore, tiny_gguf: Path) -> None:
@@ -270,7 +229,7 @@ def test_without_its_source_a_model_is_small_and_runs_from_its_variant(
     onward = name_at(registry, "library/onward")
     device.copy(light, onward)
     pushed(device, onward)
-    assert registry_digest(registry, "library/onward") == registry_digest(registry, "library/light")
+    assert digest_at(registry, "library/onward") == digest_at(registry, "library/light")
 
 
 def test_a_model_for_other_devices_only_is_refused_before_its_layers_are_fetched(
