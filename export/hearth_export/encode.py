@@ -56,9 +56,9 @@ def _inverse(scale: Floats) -> Floats:
 
 
 def _peaks(w: Floats, axis: int) -> Floats:
-    """The entries of largest magnitude along an axis."""
-    high, low = w.max(axis=axis), w.min(axis=axis)
-    return np.asarray(np.where(high > -low, high, low), np.float32)
+    """The entries of largest magnitude along an axis, the first of equal ones."""
+    index = np.expand_dims(np.abs(w).argmax(axis=axis), axis)
+    return np.take_along_axis(w, index, axis).squeeze(axis)
 
 
 def _joined(fields: Bytes, width: int) -> Bytes:
@@ -146,7 +146,7 @@ def _q5_1(w: Floats) -> Bytes:
 
 def _q8_0(w: Floats) -> Bytes:
     x = w.reshape(-1, 32)
-    d = np.maximum(x.max(axis=1), -x.min(axis=1)) / np.float32(127)
+    d = np.abs(x).max(axis=1) / np.float32(127)
     codes = x * _inverse(d)[:, None]
     codes += np.copysign(np.float32(0.5), codes)  # then cut: halves go away from zero
     return np.hstack([_half_bytes(d), codes.astype(np.int8).view(np.uint8)])
