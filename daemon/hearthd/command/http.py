@@ -69,6 +69,8 @@ class Response:
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError:
+            if self._is_complete:  # what follows the answer is nobody's
+                return
             raise NoServer("what answers there does not speak HTTP") from None
 
     def _end(self) -> None:
