@@ -26,10 +26,9 @@ import msgspec
 from hearthd.api.exchange import BARE_JSON, Exchange, Header
 from hearthd.api.ranges import Span, Unsatisfiable, is_known, is_same, parse_range
 from hearthd.api.services import Services
-from hearthd.errors import Canceled, HearthError, InvalidDigest, StoreError
+from hearthd.errors import Canceled, HearthError, InvalidDigest, NotFound, StoreError
 from hearthd.store import media, names
 from hearthd.store.blobs import digest_hex, normal_digest
-from hearthd.store.manifest import MAX_MANIFEST_BYTES
 from hearthd.store.names import DEFAULT_HOST
 from hearthd.store.store import ModelStore, StoredModel
 from hearthd.threads import in_thread
@@ -217,9 +216,8 @@ def _is_meant(model: StoredModel, reference: str) -> bool:
 def _manifest_bytes(store: ModelStore, model: StoredModel) -> bytes:
     """The stored bytes; none where the model was removed a moment ago."""
     try:
-        with store.manifests.joinpath(*model.name.path).open("rb") as file:
-            return file.read(MAX_MANIFEST_BYTES)
-    except FileNotFoundError:
+        return store.manifest_bytes(model.name)
+    except NotFound:
         return b""
 
 
