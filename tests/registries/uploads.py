@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import re
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,6 +57,8 @@ class UploadRegistry:
         self.relative = relative  # Location is a path
         self.upload_location = upload_location  # Docker-Upload-Location says the truth, Location does not
         self.keeps_range = True  # says in answers how far an upload is
+        self.least_part = 0  # bytes
+        self.num_open = 0  # connections
         self.cut_after: int | None = None  # bytes of the next part, after which the line breaks
         self.replies: list[Reply] = []  # each is given once, to the next request of its method
         self.blobs: dict[str, bytes] = {}
@@ -117,6 +120,15 @@ class _Handler(BaseHTTPRequestHandler):
     def registry(self) -> UploadRegistry:
         return self.server.registry
 
+    def handle(self) -> None:
+        with self.registry.lock:
+            self.registry.num_open += 1
+        try:
+            super().handle()
+        finally:
+            with self.registry.lock:
+                self.registry.num_open -= 1
+
     def see(self, log: list[Seen]) -> Seen:
         seen = Seen(self.command, self.path, {key.lower(): value for key, value in self.headers.items()})
         log.append(seen)
@@ -148,6 +160,13 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
+    def linger(self) -> None:
+        """Close the way servers do, so that the client reads the answer: what still comes is read and dropped."""
+        self.close_connection = True
+        self.connection.shutdown(socket.SHUT_WR)
+        while self.rfile.read1(STEP_BYTES):
+            pass
+
     def log_message(self, format: str, *args: object) -> None:
         """Nothing: `seen` tells it."""
 
@@ -166,7 +185,9 @@ class _Registry(_Handler):
             digest = self.path.rpartition("/")[2]
             self.answer(200 if digest in self.registry.blobs else 404)
         elif self.command == "POST":
-            self.answer(202, self.place(self.registry.begin()))
+            self.answer(
+                202, {"OCI-Chunk-Min-Length": str(self.registry.least_part)} | self.place(self.registry.begin())
+            )
         elif self.command == "PUT" and "/manifests/" in self.path:
             self.manifest(seen)
         else:
@@ -177,9 +198,10 @@ class _Registry(_Handler):
     def obey(self, seen: Seen, reply: Reply) -> None:
         if reply.reads_body:
             self.body(seen, bytearray())
+            self.answer(reply.status, reply.headers, reply.body)
         else:
-            self.close_connection = True
-        self.answer(reply.status, reply.headers, reply.body)
+            self.answer(reply.status, reply.headers | {"Connection": "close"}, reply.body)
+            self.linger()
 
     def place(self, uuid: str) -> dict[str, str]:
         """Headers that say where the upload goes on; the query has to come back."""
@@ -225,10 +247,12 @@ class _Registry(_Handler):
 
     def redirect(self, uuid: str, session: Session) -> None:
         """The part is not read here: it goes to the second port."""
-        session.parts.append(b"")
-        target = f"http://127.0.0.1:{self.registry.target_port}/part/{uuid}/{len(session.parts) - 1}?signed=yes"
-        self.close_connection = True
-        self.answer(307, {"Docker-Upload-Location": self.place(uuid)["Location"], "Location": target})
+        number = int(parse_qs(urlsplit(self.path).query)["n"][0])
+        del session.parts[number:]
+        target = f"http://127.0.0.1:{self.registry.target_port}/part/{uuid}/{number}?signed=yes"
+        following = self.place(uuid)["Location"].replace(f"&n={number}", f"&n={number + 1}")
+        self.answer(307, {"Docker-Upload-Location": following, "Location": target, "Connection": "close"})
+        self.linger()
 
     def commit(self, uuid: str, session: Session) -> None:
         query = parse_qs(urlsplit(self.path).query)
@@ -266,7 +290,7 @@ class _Target(_Handler):
         if not self.body(seen, data):
             self.close_connection = True
             return
-        self.registry.sessions[uuid].parts[int(number)] = bytes(data)
+        self.registry.sessions[uuid].parts[int(number) :] = [bytes(data)]
         self.answer(200, {"ETag": f'"{hashlib.md5(data, usedforsecurity=False).hexdigest()}"'})
 
 

@@ -22,6 +22,7 @@ from hearthd.transfer.messages import MISMATCH, UNAUTHORIZED, SendBlob, SendMani
 from hearthd.transfer.outgoing import Outgoing, Part
 from hearthd.transfer.retry import Retries
 from hearthd.transfer.upload_answer import (
+    HINT,
     check_digest,
     expect_success,
     expect_upload,
@@ -279,5 +280,7 @@ def _passing(error: Passing, what: str, hint: str = "") -> Passing:
 
 
 def _lasting(error: TransferError, what: str) -> TransferError:
-    text = str(error) if error.reason == UNAUTHORIZED else f"{what}: {error}"
+    text = f"{what}: {error}"
+    if error.reason == UNAUTHORIZED:
+        text = f"{error}".removesuffix(f"; {HINT}") + f"; {HINT}"
     return TransferError(text, error.reason, error.status)

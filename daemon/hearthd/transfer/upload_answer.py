@@ -9,8 +9,8 @@ from aiohttp import hdrs
 from yarl import URL
 
 from hearthd.transfer.errors import Passing, TransferError
-from hearthd.transfer.http import REDIRECTS, complaint, one_line, refusal
-from hearthd.transfer.messages import UNAUTHORIZED, Repository
+from hearthd.transfer.http import PASSING, REDIRECTS, complaint, one_line, retry_after_s
+from hearthd.transfer.messages import FAILED, NOT_FOUND, UNAUTHORIZED, Repository
 from hearthd.transfer.registry import registry_url
 
 PART_BYTES = 16 << 20  # stores behind registries want 5 MiB at least
@@ -19,6 +19,7 @@ HOPELESS = (501, 505, 507)  # of the statuses from 500 on: not implemented, HTTP
 LOST = (404, 410, 416)  # an upload that is gone or somewhere else
 MIN_LENGTH = "OCI-Chunk-Min-Length"
 UPLOAD_LOCATION = "Docker-Upload-Location"  # where Location leads to a store behind the registry
+HINT = "a push needs the right to write"
 CONTENT_DIGEST = "Docker-Content-Digest"
 
 _RANGE = re.compile(r"(?:bytes=)?0-(\d{1,18})")
@@ -33,16 +34,17 @@ async def expect_success(answer: aiohttp.ClientResponse, repository: Repository)
         raise TransferError(f"{answer.status}: it redirects to {target or 'nowhere'}, where a push does not follow")
     if answer.status in (401, 403):
         raise unauthorized(repository, answer.status, await complaint(answer))
-    if answer.status in HOPELESS:
-        raise TransferError(f"{answer.status}: {await complaint(answer)}", status=answer.status)
-    raise await refusal(answer, repository, str(answer.url.host))
+    text = f"{answer.status}: {await complaint(answer)}"
+    if answer.status in PASSING or (answer.status >= 500 and answer.status not in HOPELESS):
+        raise Passing(text, status=answer.status, after_s=retry_after_s(answer))
+    raise TransferError(text, NOT_FOUND if answer.status == 404 else FAILED, answer.status)
 
 
 def unauthorized(repository: Repository, status: int, said: str) -> TransferError:
     """The error of a registry that does not let us write; `said`: its own words."""
     name = f"{repository.host}/{repository.path}"
     why = f"{name} says: {said}" if said else f"{name} does not know this device's key or credentials"
-    return TransferError(f"unauthorized: access denied; {why}; a push needs the right to write", UNAUTHORIZED, status)
+    return TransferError(f"unauthorized: access denied; {why}; {HINT}", UNAUTHORIZED, status)
 
 
 async def expect_upload(answer: aiohttp.ClientResponse, repository: Repository) -> None:
