@@ -310,3 +310,26 @@ def test_a_removed_model_is_not_shared_any_more(tmp_path: Path) -> None:
         assert daemon.http.request("DELETE", "/api/delete", json={"model": "tiny"}).status_code == 200
         assert failure(daemon.http.get(f"/v2/{HOME}/manifests/latest")) == (404, "MANIFEST_UNKNOWN")
         assert failure(daemon.http.get(blob_url(b"content"))) == (404, "BLOB_UNKNOWN")
+
+
+def test_a_second_device_pulls_from_the_first_and_runs_the_model(tmp_path: Path, tiny_gguf: Path) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    with running(tmp_path / "first", HEARTH_SHARE="1") as first, running(tmp_path / "second") as second:
+        first.create("tiny", tiny_gguf)
+        name = f"http://127.0.0.1:{first.port}/library/tiny"
+        lines = second.lines("/api/pull", model=name, insecure=True)
+        assert lines[-1] == {"status": "success"}, lines
+        (theirs,) = first.http.get("/api/tags").json()["models"]
+        (ours,) = second.http.get("/api/tags").json()["models"]
+        assert ours["digest"] == theirs["digest"]
+        answer = second.post("/api/generate", model=ours["name"], prompt="x", stream=False, options={"num_predict": 2})
+        assert answer.json()["eval_count"] == 2
+
+
+def test_a_device_that_does_not_share_is_a_clear_error(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    with running(tmp_path / "first") as first, running(tmp_path / "second") as second:
+        lines = second.lines("/api/pull", model=f"http://127.0.0.1:{first.port}/library/tiny", insecure=True)
+    assert "pull model manifest" in lines[-1]["error"]
