@@ -8,9 +8,7 @@ import sys
 from pathlib import Path
 
 from hearthd.errors import HearthError
-from hearthd.registry.create import create
 from hearthd.registry.progress import Progress
-from hearthd.registry.spec import CreateSpec
 from hearthd.store import names
 from hearthd.store.store import ModelStore
 
@@ -54,10 +52,16 @@ def how_to_chat(url: str, model: str) -> str:
 def how_to_get_a_model(url: str) -> str:
     """What to do with an empty store."""
     body = '{"model": "mine", "modelfile": "FROM /path/to/model.gguf"}'
-    return f"no models yet; make one from a GGUF file on this machine:\n\n  curl {url}/api/create -d '{body}'\n"
+    return (
+        "no models yet; fetch one, or make one from a GGUF file on this machine:\n\n"
+        f"  hearth pull smollm2:135m\n  curl {url}/api/create -d '{body}'\n"
+    )
 
 
 async def _create(store: ModelStore, gguf: Path) -> None:
+    from hearthd.registry.create import create  # memory that a daemon with models does without
+    from hearthd.registry.spec import CreateSpec
+
     license_text = find_license(gguf)
     spec = CreateSpec(name=names.parse(NAME), path=gguf, licenses=(license_text,) if license_text else ())
     report = Report(is_terminal=sys.stderr.isatty())
