@@ -267,7 +267,7 @@ def encoded(handler: Handler, part: Range) -> None:
 def corrupted(handler: Handler, part: Range) -> None:
     """The right number of wrong bytes."""
     handler.range_head(part)
-    handler.send_bytes(Range(bytes(byte ^ 1 for byte in part.data), part.start, part.end))
+    handler.send_bytes(Range(bytes(len(part.data)), part.start, part.end))
 
 
 def whole(handler: Handler, part: Range) -> None:

@@ -61,7 +61,7 @@ class BlobSource:
                 if target is None:
                     raise await self._refusal(response, where)
             where = target
-        raise TransferError(f"{self.name}: {self._job.repository.host} redirects more than {MAX_REDIRECTS} times")
+        raise TransferError(f"pull {self.name}: {self._job.repository.host} redirects more than {MAX_REDIRECTS} times")
 
     async def chunks(self, body: Body) -> AsyncGenerator[bytes, None]:
         """The bytes of `body`. Raises Passing where they end early, TransferError where they do not end."""
@@ -75,7 +75,9 @@ class BlobSource:
             yield chunk
         if num_bytes < body.extent.num_bytes:
             host = body.response.url.authority
-            raise Passing(f"{host} ended its answer after {num_bytes} of {body.extent.num_bytes} bytes")
+            raise Passing(
+                f"pull {self.name}: {host} ended its answer after {num_bytes} of {body.extent.num_bytes} bytes"
+            )
 
     def _body(self, response: aiohttp.ClientResponse, asked: Extent) -> Body:
         encoding = response.headers.get(hdrs.CONTENT_ENCODING, "identity")
@@ -111,13 +113,14 @@ class BlobSource:
             raise self._wrong(response, f"the blob has {size} bytes there, and {self._job.size} by its manifest")
 
     def _wrong(self, response: aiohttp.ClientResponse, what: str) -> TransferError:
-        return TransferError(f"{self.name} from {response.url.authority}: {what}", status=response.status)
+        return TransferError(f"pull {self.name} from {response.url.authority}: {what}", status=response.status)
 
     async def _refusal(self, response: aiohttp.ClientResponse, where: str | URL) -> TransferError:
         if response.status in EXPIRED and where is self._target:
             self._target = None  # the registry will name another one
             host = response.url.authority
-            return Passing(f"{host} answers {response.status} for an address that worked", status=response.status)
+            text = f"pull {self.name}: {host} answers {response.status} for an address that worked"
+            return Passing(text, status=response.status)
         if response.status == 404:
             host = self._job.repository.host
             return TransferError(f"{self.name} is not in the registry {host}", NOT_FOUND, 404)

@@ -68,9 +68,10 @@ async def _download(
     http: Http, settings: Settings, job: FetchBlob, report: Report, directory: Path, hex_digits: str
 ) -> None:
     partial = await in_thread(Partial, directory, hex_digits, job.size)
+    here = Extents(partial.found)
     try:
         async with _hashing(partial, job.size) as (digest, hashed):
-            await Download(http, settings, job, report, partial, digest).run()
+            await Download(http, settings, job, report, partial, here, digest).run()
             await hashed.wait()
             got = _result(digest, partial)
         if got != hex_digits:
@@ -79,7 +80,7 @@ async def _download(
             raise TransferError(f"{sentence}: want {job.digest}, got sha256:{got}", MISMATCH)
         await in_thread(partial.publish)
     finally:
-        await in_thread(partial.close)
+        await in_thread(partial.leave, here.num_bytes)
 
 
 @asynccontextmanager
@@ -104,7 +105,14 @@ class Download:
     """One blob's connections and what they have brought."""
 
     def __init__(
-        self, http: Http, settings: Settings, job: FetchBlob, report: Report, partial: Partial, digest: FrontHash
+        self,
+        http: Http,
+        settings: Settings,
+        job: FetchBlob,
+        report: Report,
+        partial: Partial,
+        here: Extents,  # what is in the file; kept up to date
+        digest: FrontHash,
     ) -> None:
         self._settings = settings
         self._job = job
@@ -112,9 +120,9 @@ class Download:
         self._partial = partial
         self._digest = digest
         self._source = BlobSource(http, job)
-        self._here = Extents(partial.found)
+        self._here = here
         self._unnoted = Extents()  # in the file, not yet in the journal
-        self._parts = Parts(self._here.holes(Extent(0, job.size)))
+        self._parts = Parts(here.holes(Extent(0, job.size)))
         self._num_workers = 0
 
     async def run(self) -> None:
@@ -155,7 +163,7 @@ class Download:
         try:
             await retries.pause(error, gained=gained)
         except TransferError as last:
-            sentence = f"{self._source.name}: {last}; what has arrived is kept, and a new pull goes on from there"
+            sentence = f"{last}; what has arrived is kept, and a new pull goes on from there"
             raise TransferError(sentence, last.reason, last.status) from last
 
     async def _fetch(self, part: Extent) -> None:

@@ -171,21 +171,21 @@ class _told:
         if isinstance(error, aiohttp.InvalidURL | aiohttp.NonHttpUrlClientError):
             raise TransferError(f"{self._host}: the address cannot be used: {error}") from error
         if isinstance(error, aiohttp.ClientError | ConnectionError | TimeoutError):
-            raise Passing(f"cannot reach {self._host}: {_why(error)}") from error
+            raise Passing(_sentence(error, self._host)) from error
 
 
-def _why(error: BaseException) -> str:
+def _sentence(error: BaseException, host: str) -> str:
     if isinstance(error, aiohttp.ClientConnectorError):
-        return error.os_error.strerror or str(error.os_error)
+        return f"cannot reach {host}: {error.os_error.strerror or error.os_error}"
     if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return "no connection within the time limit"
+        return f"cannot reach {host}: no connection within the time limit"
     if isinstance(error, TimeoutError):
-        return "no byte came within the time limit"
+        return f"{host} sent nothing within the time limit"
     if isinstance(error, aiohttp.ServerDisconnectedError):
-        return "it closed the connection without an answer"
+        return f"{host} closed the connection without an answer"
     if isinstance(error, aiohttp.ClientPayloadError):
-        return "the connection ended in the middle of an answer"
-    return one_line(str(error)) or type(error).__name__
+        return f"{host} ended the connection in the middle of an answer"
+    return f"the connection to {host} failed: {one_line(str(error)) or type(error).__name__}"
 
 
 def one_line(text: str) -> str:

@@ -37,7 +37,7 @@ class _OllamaPart(msgspec.Struct, rename="pascal"):
 
 
 class Partial:
-    """The unfinished file of one blob, locked for this process. Close it, publish it or discard it."""
+    """The unfinished file of one blob, locked for this process. Publish it, discard it or leave it."""
 
     def __init__(self, directory: Path, hex_digits: str, total: int) -> None:
         """Opens or makes the file. Raises StoreError, or TransferError where another process works on it."""
@@ -88,8 +88,14 @@ class Partial:
             _remove(self._directory, self._name)
         self.close()
 
+    def leave(self, num_bytes: int) -> None:
+        """Keep everything for another time; nothing where none of the bytes is there."""
+        if self.fd >= 0 and not num_bytes:
+            self.discard()
+        self.close()
+
     def close(self) -> None:
-        """Leave everything for another time."""
+        """Let go of the files."""
         for fd in (self.fd, self._journal_fd):
             if fd >= 0:
                 os.close(fd)
