@@ -1,8 +1,8 @@
 """Weights -> ggml blocks: the way back of what `ggml.py` unpacks.
 
-Every encoder takes float32 weights (rows, K), all finite, and returns the rows' bytes as stored. Types of 32 elements are
-rounded to nearest, with the scales that llama.cpp's quantizer chooses; types of 256 elements have their scales searched
-for by `fit.py`. Layouts: the block structs of ggml's ggml-common.h.
+Every encoder takes float32 weights (rows, K), all finite, and returns the rows' bytes as stored. Types of 32 elements
+are rounded to nearest, with the scales that llama.cpp's quantizer chooses; types of 256 elements have their scales
+searched for by `fit.py`. Layouts: the block structs of ggml's ggml-common.h.
 """
 
 from __future__ import annotations
@@ -13,46 +13,40 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hearth_export.errors import UnsupportedModel
-from hearth_export.fit import fit_affine, fit_symmetric
+from hearth_export.fit import fit_affine, fit_symmetric, reciprocal
 from hearth_export.ggml import BLOCK_TYPES, Bytes, Floats
 
 Encoder = Callable[[Floats], Bytes]
 SUPER = 256  # elements of a block of the K types
+MAX_HALF = 65504.0
+MAX_BF16 = float.fromhex("0x1.fep127")
+_WIDE_TYPES = ("F32", "BF16")  # all others hold a float16 somewhere
 
 
 def encode(type_name: str, w: Floats) -> Bytes:
     """The rows of `w` (rows, K) as blocks of a type of ENCODERS; K must be a multiple of its block.
 
-    Raises UnsupportedModel where a weight or a scale is too large for the type's floats.
+    Raises UnsupportedModel where a weight is too large for the type's floats.
     """
     block_type, (rows, num_columns) = BLOCK_TYPES[type_name], w.shape
     assert num_columns % block_type.block == 0, (type_name, num_columns)
-    with np.errstate(over="ignore", under="ignore"):
-        return ENCODERS[type_name](w).reshape(rows, block_type.row_bytes(num_columns))
+    if type_name not in _WIDE_TYPES:
+        _refuse_larger(w, MAX_HALF, "16 bit floats: quantize to F32 or BF16")
+    return ENCODERS[type_name](w).reshape(rows, block_type.row_bytes(num_columns))
 
 
 # -- pieces ----------------------------------------------------------------------------------------------------------
 
 
-def _half(values: Floats) -> NDArray[np.float16]:
-    half = values.astype(np.float16)
-    if not np.isfinite(half).all():
-        largest = np.abs(values).max()
-        raise UnsupportedModel(f"{largest:g} is too large for 16 bit floats: quantize to F32 or BF16 instead")
-    return half
+def _refuse_larger(w: Floats, limit: float, what: str) -> None:
+    largest = max(w.max(), -w.min())
+    if largest > limit:
+        raise UnsupportedModel(f"the weight {largest:g} is too large for {what} instead")
 
 
 def _half_bytes(values: Floats) -> Bytes:
     """(n,) -> (n, 2)."""
-    return _half(values).view(np.uint8).reshape(-1, 2)
-
-
-def _inverse(scale: Floats) -> Floats:
-    """1 / scale; 0 where that is not finite: such a block is as good as zero."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        inverse = np.float32(1) / scale
-    inverse[~np.isfinite(inverse)] = 0
-    return inverse
+    return values.astype(np.float16).view(np.uint8).reshape(-1, 2)
 
 
 def _peaks(w: Floats, axis: int) -> Floats:
@@ -87,16 +81,14 @@ def _f32(w: Floats) -> Bytes:
 
 
 def _f16(w: Floats) -> Bytes:
-    return _half(w).view(np.uint8)
+    return w.astype(np.float16).view(np.uint8)
 
 
 def _bf16(w: Floats) -> Bytes:
     """Rounded to nearest, ties to even."""
+    _refuse_larger(w, MAX_BF16, "BF16: quantize to F32")
     bits = w.view(np.uint32)
-    upper = ((bits + (np.uint32(0x7FFF) + ((bits >> 16) & 1))) >> 16).astype(np.uint16)
-    if ((upper & 0x7F80) == 0x7F80).any():
-        raise UnsupportedModel(f"{np.abs(w).max():g} is too large for BF16: quantize to F32 instead")
-    return upper.view(np.uint8)
+    return ((bits + (np.uint32(0x7FFF) + ((bits >> 16) & 1))) >> 16).astype(np.uint16).view(np.uint8)
 
 
 # -- the 32-element types, rounded to nearest ------------------------------------------------------------------------
@@ -107,7 +99,7 @@ def _symmetric(w: Floats, top: int) -> tuple[Floats, Bytes]:
     x = w.reshape(-1, 32)
     half = (top + 1) // 2
     d = _peaks(x, 1) / np.float32(-half)
-    codes = x * _inverse(d)[:, None]
+    codes = x * reciprocal(d)[:, None]
     codes += np.float32(half + 0.5)
     np.minimum(codes, np.float32(top), out=codes)
     return d, codes.astype(np.uint8)
@@ -118,7 +110,7 @@ def _affine(w: Floats, top: int) -> tuple[Floats, Floats, Bytes]:
     x = w.reshape(-1, 32)
     low = x.min(axis=1)
     d = (x.max(axis=1) - low) / np.float32(top)
-    codes = (x - low[:, None]) * _inverse(d)[:, None]
+    codes = (x - low[:, None]) * reciprocal(d)[:, None]
     codes += np.float32(0.5)
     np.minimum(codes, np.float32(top), out=codes)
     return d, low, codes.astype(np.uint8)
@@ -147,7 +139,7 @@ def _q5_1(w: Floats) -> Bytes:
 def _q8_0(w: Floats) -> Bytes:
     x = w.reshape(-1, 32)
     d = np.abs(x).max(axis=1) / np.float32(127)
-    codes = x * _inverse(d)[:, None]
+    codes = x * reciprocal(d)[:, None]
     codes += np.copysign(np.float32(0.5), codes)  # then cut: halves go away from zero
     return np.hstack([_half_bytes(d), codes.astype(np.int8).view(np.uint8)])
 
@@ -167,15 +159,15 @@ def _rows(codes: Floats) -> Bytes:
 
 def _rounded(x: Floats, scale: Floats, low: int, high: int) -> Floats:
     """x over each column's scale, rounded into low .. high; overwrites x."""
-    x *= _inverse(scale)
+    x *= reciprocal(scale)
     np.rint(x, out=x)
     return np.clip(x, low, high, out=x)
 
 
 def _scale_codes(values: Floats, low: int, high: int) -> tuple[Floats, NDArray[np.float16]]:
     """Integer codes (n_super, subs) for the scales of the sub-blocks, and what one step is worth (n_super,)."""
-    step = _half(_peaks(values, 1) / np.float32(low if low else high))
-    codes = np.rint(values * _inverse(step.astype(np.float32))[:, None])
+    step = (_peaks(values, 1) / np.float32(low if low else high)).astype(np.float16)
+    codes = np.rint(values * reciprocal(step.astype(np.float32))[:, None])
     return np.clip(codes, low, high), step
 
 

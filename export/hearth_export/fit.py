@@ -19,7 +19,7 @@ def fit_symmetric(x: Floats, half: int, candidates: Sequence[float]) -> Floats:
     A candidate is the code (its sign apart) that the entry of largest magnitude would get without rounding.
     """
     high, low = x.max(axis=0), x.min(axis=0)
-    unit = _reciprocal(-np.where(high > -low, high, low))
+    unit = reciprocal(-np.where(high > -low, high, low))
     importance = np.abs(x)
     scale, best = np.zeros_like(unit), np.zeros_like(unit)
     q, weighted = np.empty_like(x), np.empty_like(x)
@@ -29,7 +29,7 @@ def fit_symmetric(x: Floats, half: int, candidates: Sequence[float]) -> Floats:
         np.clip(q, -half, half - 1, out=q)
         np.multiply(importance, q, out=weighted)
         product, square = _dot(weighted, x), _dot(weighted, q)
-        fitted = product * _reciprocal(square)
+        fitted = product * reciprocal(square)
         gain = product * fitted  # how much of the weighted square of x is explained
         better = gain > best
         scale[better], best[better] = fitted[better], gain[better]
@@ -42,7 +42,7 @@ def fit_affine(x: Floats, top: int, candidates: Sequence[float]) -> tuple[Floats
     A candidate is the code that the largest entry would get without rounding, the smallest getting 0.
     """
     low = np.minimum(x.min(axis=0), np.float32(0))
-    unit = _reciprocal(x.max(axis=0) - low)
+    unit = reciprocal(x.max(axis=0) - low)
     importance = np.abs(x)
     importance += np.sqrt(_dot(x, x) / np.float32(len(x)))
     total, total_x = importance.sum(axis=0), _dot(importance, x)
@@ -54,11 +54,11 @@ def fit_affine(x: Floats, top: int, candidates: Sequence[float]) -> tuple[Floats
         np.minimum(q, np.float32(top), out=q)
         np.multiply(importance, q, out=weighted)
         total_q, product, square = weighted.sum(axis=0), _dot(weighted, x), _dot(weighted, q)
-        inverse = _reciprocal(total * square - total_q * total_q)
+        inverse = reciprocal(total * square - total_q * total_q)
         fitted = (total * product - total_x * total_q) * inverse
         floor = (square * total_x - total_q * product) * inverse
         above = floor > 0  # a depth cannot be negative: fitted without one
-        fitted = np.where(above, product * _reciprocal(square), fitted)
+        fitted = np.where(above, product * reciprocal(square), fitted)
         floor = np.where(above, np.float32(0), floor)
         error = fitted * (fitted * square - 2 * product + 2 * floor * total_q) + floor * (floor * total - 2 * total_x)
         better = (error < best) & (fitted > 0)
@@ -66,14 +66,14 @@ def fit_affine(x: Floats, top: int, candidates: Sequence[float]) -> tuple[Floats
     return scale, depth
 
 
-def _dot(a: Floats, b: Floats) -> Floats:
-    """Products summed over each column, (n,)."""
-    return np.asarray(np.einsum("kn,kn->n", a, b), np.float32)
-
-
-def _reciprocal(values: Floats) -> Floats:
-    """1 / values; 0 where that is not finite."""
+def reciprocal(values: Floats) -> Floats:
+    """1 / values; 0 where that is not finite: a block with such a scale is as good as zero."""
     with np.errstate(divide="ignore", over="ignore"):
         inverse = np.float32(1) / values
     inverse[~np.isfinite(inverse)] = 0
     return inverse
+
+
+def _dot(a: Floats, b: Floats) -> Floats:
+    """Products summed over each column, (n,)."""
+    return np.asarray(np.einsum("kn,kn->n", a, b), np.float32)
