@@ -302,11 +302,14 @@ def test_a_loaded_model_is_listed_with_its_expiry(daemon: Daemon) -> None:
         ("create", {"model": "new", "modelfile": "SYSTEM hi"}, 400, "no FROM line"),
         ("create", {"model": "new", "modelfile": "FROM tiny\nBREAK it"}, 400, "command must be one of"),
         ("create", {"model": "new", "path": "/does/not/exist"}, 400, "error reading modelfile"),
-        ("create", {"model": "new", "from": "nope"}, 400, "not found"),
+        ("create", {"model": "new", "from": "nope:cloud"}, 403, "remote model is unavailable"),
         ("create", {"model": "new", "files": {"/abs.gguf": "sha256:" + "0" * 64}}, 400, "file path must be relative"),
         ("create", {"model": "new", "files": {"a.gguf": "nope"}}, 400, "invalid digest format"),
-        ("create", {"model": "new", "from": "tiny", "quantize": "q4_K_M"}, 400, "quantize"),
-        ("create", {"model": "new", "from": "tiny", "renderer": "x"}, 400, "renderer"),
+        ("create", {"model": "new", "from": "tiny", "quantize": "q4_K_M"}, 400, "quantization is only supported"),
+        ("create", {"model": "new", "from": "tiny", "draft_files": {"x": "y"}}, 400, "draft models"),
+        ("create", {"model": "new", "from": "tiny", "remote_host": "x"}, 400, "remote_host"),
+        ("create", {"model": "new", "from": "tiny", "info": {"context_length": "x"}}, 400, "must be a number"),
+        ("create", {"model": "new", "from": "tiny", "requires": "soon"}, 400, "requires must be a valid semver"),
         ("create", {"model": "new", "from": "tiny", "parameters": {"nope": 1}}, 400, "unknown parameter 'nope'"),
     ],
 )
@@ -370,7 +373,7 @@ def test_a_shown_modelfile_makes_the_same_model_again(daemon: Daemon) -> None:
     modelfile = 'FROM tiny\nSYSTEM """two\nlines"""\nPARAMETER num_ctx 128\nMESSAGE user hi\nLICENSE MIT\n'
     daemon.lines("/api/create", model="first", modelfile=modelfile)
     first = daemon.post("/api/show", model="first").json()
-    assert "TEMPLATE" not in first["modelfile"]  # the checkpoint keeps its own
+    assert 'TEMPLATE """{{ range .Messages }}' in first["modelfile"]  # known by what the checkpoint's own writes
     assert daemon.lines("/api/create", model="second", modelfile=first["modelfile"])[-1] == {"status": "success"}
     second = daemon.post("/api/show", model="second").json()
     for field in ("system", "parameters", "messages", "license", "template", "details"):

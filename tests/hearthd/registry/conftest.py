@@ -1,11 +1,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from hearthd.store import names
+from hearthd.store.store import ModelStore, StoredModel, open_store
+from tests.hearthd.registry.making import make_from_text
 
 MakeConverter = Callable[[str], str]
 
@@ -44,3 +49,29 @@ def make_converter(tmp_path: Path) -> MakeConverter:
         return str(program)
 
     return make
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ModelStore:
+    """An empty store."""
+    return open_store(tmp_path / "models")
+
+
+@pytest.fixture(scope="session")
+def base_root(tiny_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store that holds the model `base`, made once."""
+    store = open_store(tmp_path_factory.mktemp("base") / "models")
+    make_from_text(
+        store,
+        "base",
+        f"FROM {tiny_gguf}\nSYSTEM old\nTEMPLATE old\nLICENSE one\nMESSAGE user old\n"
+        "PARAMETER top_k 1\nPARAMETER stop a\nPARAMETER stop b",
+    )
+    return store.root
+
+
+@pytest.fixture
+def base(store: ModelStore, base_root: Path) -> StoredModel:
+    """The model `base`, in this test's store."""
+    shutil.copytree(base_root, store.root, dirs_exist_ok=True)
+    return store.resolve(names.parse("base"))

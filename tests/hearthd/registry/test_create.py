@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import shutil
 from collections.abc import Callable
 from contextlib import aclosing
 from pathlib import Path
@@ -10,53 +9,18 @@ from typing import Any
 
 import pytest
 
-from hearthd.errors import BadRequest, ExportFailed, HearthError, InvalidDigest, StoreError
-from hearthd.modelfile import parse
+from hearthd.errors import BadRequest, ExportFailed, InvalidDigest, StoreError
 from hearthd.registry.create import create
 from hearthd.registry.progress import Progress
-from hearthd.registry.spec import CreateSpec, spec_from_modelfile
-from hearthd.store import names
+from hearthd.registry.spec import CreateSpec
+from hearthd.store import media, names
 from hearthd.store.contents import Message
-from hearthd.store.store import ModelStore, StoredModel, open_store
+from hearthd.store.store import ModelStore, StoredModel
+from tests.hearth_export.gguf_writer import Meta
+from tests.hearthd.registry.making import everything, make, make_from_text, refusal, spec, upload
+from tests.tiny import CHAT_TEMPLATE, write_tiny_gguf
 
 MakeConverter = Callable[[str], str]
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> ModelStore:
-    return open_store(tmp_path / "models")
-
-
-def make(store: ModelStore, spec: CreateSpec, **settings: Any) -> list[Progress]:
-    async def collect() -> list[Progress]:
-        return [progress async for progress in create(store, spec, **settings)]
-
-    return asyncio.run(collect())
-
-
-def make_from_text(store: ModelStore, name: str, text: str) -> StoredModel:
-    steps = make(store, spec_from_modelfile(names.parse(name), parse(text)))
-    rest = [step.status for step in steps if step.status not in ("removing unused layers",)]
-    assert rest[-2:] == ["writing manifest", "success"]
-    return store.resolve(names.parse(name))
-
-
-def refusal(store: ModelStore, spec: CreateSpec, **settings: Any) -> HearthError:
-    with pytest.raises(HearthError) as caught:
-        make(store, spec, **settings)
-    return caught.value
-
-
-def spec(**fields: Any) -> CreateSpec:
-    return CreateSpec(name=names.parse("new"), **fields)
-
-
-def upload(store: ModelStore, path: Path) -> str:
-    return store.blobs.put(path.read_bytes())
-
-
-def everything(store: ModelStore) -> set[str]:
-    return {str(path.relative_to(store.root)) for path in store.root.rglob("*") if path.is_file()}
 
 
 # from a file of this machine
@@ -208,26 +172,6 @@ def test_upload_that_is_no_gguf_is_refused(store: ModelStore) -> None:
 # from another model
 
 
-@pytest.fixture(scope="session")
-def base_root(tiny_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store that holds the model `base`, made once."""
-    store = open_store(tmp_path_factory.mktemp("base") / "models")
-    make_from_text(
-        store,
-        "base",
-        f"FROM {tiny_gguf}\nSYSTEM old\nTEMPLATE old\nLICENSE one\nMESSAGE user old\n"
-        "PARAMETER top_k 1\nPARAMETER stop a\nPARAMETER stop b",
-    )
-    return store.root
-
-
-@pytest.fixture
-def base(store: ModelStore, base_root: Path) -> StoredModel:
-    """The model `base`, in this test's store."""
-    shutil.copytree(base_root, store.root, dirs_exist_ok=True)
-    return store.resolve(names.parse("base"))
-
-
 def test_bare_from_inherits_everything(store: ModelStore, base: StoredModel) -> None:
     model = make_from_text(store, "child", "FROM BASE")
     assert store.contents(model) == store.contents(base)
@@ -288,7 +232,87 @@ def test_model_may_be_made_from_itself(store: ModelStore, base: StoredModel) -> 
     assert len(store.models()) == 1
 
 
+def test_template_of_a_family_comes_with_its_stop_texts(store: ModelStore, tiny_gguf: Path) -> None:
+    contents = store.contents(make_from_text(store, "m", f"FROM {tiny_gguf}"))
+    assert "<|im_start|>user\n{{ .Content }}<|im_end|>" in contents.template
+    assert contents.params == {"stop": ["<|im_start|>", "<|im_end|>"]}
+
+
+def test_users_own_template_and_stop_texts_win_over_the_familys(store: ModelStore, tiny_gguf: Path) -> None:
+    text = f"FROM {tiny_gguf}\nTEMPLATE mine\nPARAMETER stop END\nPARAMETER top_k 3"
+    contents = store.contents(make_from_text(store, "m", text))
+    assert (contents.template, contents.params) == ("mine", {"stop": ["END"], "top_k": 3})
+
+
+def test_template_that_offers_more_is_left_to_the_checkpoint(store: ModelStore, tmp_path: Path) -> None:
+    extra: dict[str, Meta] = {"tokenizer.chat_template": "{% if tools %}{{ tools }}{% endif %}" + CHAT_TEMPLATE}
+    model = make_from_text(store, "m", f"FROM {write_tiny_gguf(tmp_path / 'tools.gguf', extra=extra)}")
+    assert (store.contents(model).template, store.contents(model).params) == ("", {})
+    assert model.config.capabilities == ("completion", "tools")
+
+
+def test_nothing_that_was_made_in_vain_stays(store: ModelStore, tiny_gguf: Path) -> None:
+    model = make_from_text(store, "m", f"FROM {tiny_gguf}\nTEMPLATE mine\nLICENSE a\nLICENSE a")
+    assert set(store.blobs.digests()) == {part.digest for part in model.manifest.parts}
+
+
+def test_names_of_other_servers_code_and_requires_are_kept_inherited_and_replaced(
+    store: ModelStore, base: StoredModel
+) -> None:
+    first = make_from_text(store, "first", "FROM base\nRENDERER r\nPARSER p\nREQUIRES 0.14.0").config
+    second = make_from_text(store, "second", "FROM first\nPARSER q").config
+    assert (first.renderer, first.parser, first.requires) == ("r", "p", "0.14.0")
+    assert (second.renderer, second.parser, second.requires) == ("r", "q", "0.14.0")
+
+
+def test_what_has_no_effect_is_said(store: ModelStore, base: StoredModel) -> None:
+    seen = [
+        step.status for step in make(store, spec(from_model=base.name, renderer="r", parameters={"low_vram": True}))
+    ]
+    assert "warning: parameter low_vram is deprecated" in seen
+    assert "warning: renderer r is kept, and has no effect on this server" in seen
+
+
+def test_info_replaces_what_the_checkpoint_says_and_is_inherited(store: ModelStore, base: StoredModel) -> None:
+    make(store, spec("told", from_model=base.name, info={"model_type": "9B", "capabilities": ("completion", "vision")}))
+    for text in ("FROM told", "FROM told\nSYSTEM x"):
+        config = make_from_text(store, "heir", text).config
+        assert (config.model_type, config.capabilities) == ("9B", ("completion", "vision"))
+        assert config.model_family == base.config.model_family
+
+
+def test_parameters_of_the_parent_that_are_damaged_are_an_error(store: ModelStore, base: StoredModel) -> None:
+    (layer,) = base.manifest.of(media.PARAMS)
+    store.blobs.path(layer.digest).write_bytes(b"{")
+    error = refusal(store, spec(from_model=base.name, parameters={"top_k": 1}))
+    assert "the parameters of the model that this one is made from are damaged" in str(error)
+
+
 # refusals
+
+
+ABSENT = "sha256:" + "0" * 64
+
+
+def test_adapters_are_checked_and_then_refused(store: ModelStore, base: StoredModel, tmp_path: Path) -> None:
+    text, gguf = store.blobs.put(b"text"), store.blobs.put(b"GGUF...")
+    path = tmp_path / "adapter.bin"
+    path.write_bytes(b"text")
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"adapters": {"/a.gguf": gguf}}, "file path must be relative"),
+        ({"adapters": {"a.gguf": "x"}}, "invalid digest format"),
+        ({"adapters": {"a.gguf": ABSENT}}, "upload it to /api/blobs/sha256:000"),
+        ({"adapters": {"a.gguf": gguf, "b.gguf": gguf}}, "only one adapter is currently supported"),
+        ({"adapters": {"a.gguf": gguf}, "adapter_paths": (path,)}, "only one adapter is currently supported"),
+        ({"adapters": {"a.safetensors": text}}, "supplied file was not in GGUF format"),
+        ({"adapter_paths": (path,)}, "supplied file was not in GGUF format"),
+        ({"adapter_paths": (tmp_path / "gone",)}, "gone cannot be read"),
+        ({"adapters": {"a.gguf": gguf}}, "merging adapters comes with a later version"),
+    ]
+    for fields, sentence in cases:
+        error = refusal(store, spec(from_model=base.name, **fields))
+        assert error.status == 400
+        assert sentence in str(error), fields
 
 
 @pytest.mark.parametrize(
