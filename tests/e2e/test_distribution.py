@@ -223,6 +223,17 @@ def test_the_catalog_lists_each_repository_once(daemon: Daemon) -> None:
     assert answer == {"repositories": ["library/empty", "library/odd", "library/tiny", "ns/tiny", "some/Model.v2"]}
 
 
+def test_a_damaged_manifest_is_left_out(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "models")
+    sound = add_model(store, "tiny", b"content")
+    damaged = store.manifests / "a.example/library/tiny/latest"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_text("{")
+    with running(tmp_path, HEARTH_SHARE="1") as daemon:
+        assert daemon.http.get(f"/v2/{HOME}/manifests/latest").content == sound
+        assert daemon.http.get(blob_url(b"content")).content == b"content"
+
+
 def test_lists_can_be_read_in_pages(daemon: Daemon) -> None:
     first = daemon.http.get("/v2/_catalog?n=3")
     assert first.json()["repositories"] == ["library/empty", "library/odd", "library/tiny"]

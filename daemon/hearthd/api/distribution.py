@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import os
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
+from contextlib import aclosing, suppress
 from functools import partial, wraps
+from pathlib import Path
 from urllib.parse import parse_qs, quote
 
 import msgspec
@@ -29,9 +31,12 @@ from hearthd.api.services import Services
 from hearthd.errors import Canceled, HearthError, InvalidDigest, NotFound, StoreError
 from hearthd.store import media, names
 from hearthd.store.blobs import digest_hex, normal_digest
-from hearthd.store.names import DEFAULT_HOST
+from hearthd.store.names import DEFAULT_HOST, ModelName
+from hearthd.store.removal import directories
 from hearthd.store.store import ModelStore, StoredModel
 from hearthd.threads import in_thread
+
+log = logging.getLogger(__name__)
 
 PREFIX = "/v2/"
 CHUNK_BYTES = 512 << 10
@@ -195,8 +200,30 @@ def _repository(store: ModelStore, exchange: Exchange) -> list[StoredModel]:
     wanted = (exchange.scope["path_params"]["namespace"], exchange.scope["path_params"]["model"])
     if not all(map(names.is_valid_part, ("namespace", "model"), wanted)):
         raise Refused(400, "NAME_INVALID", f"{_asked(exchange)!r} is not the name of a model")
-    key = tuple(part.lower() for part in wanted)
-    return sorted((model for model in store.models() if model.name.key[1:3] == key), key=_host_order)
+    found = (_readable(store, name) for name in _names(store, *wanted))
+    return sorted((model for model in found if model is not None), key=_host_order)
+
+
+def _names(store: ModelStore, namespace: str, model: str) -> Iterator[ModelName]:
+    """The names below the directories that are spelled so but for case; other models are not looked at."""
+    for host in directories(store.manifests):
+        for parent in _spelled(host, namespace):
+            for directory in _spelled(parent, model):
+                with suppress(FileNotFoundError):  # removed a moment ago
+                    places = (path.relative_to(store.manifests).parts for path in directory.iterdir())
+                    yield from (name for name in map(names.from_path, places) if name is not None)
+
+
+def _spelled(parent: Path, word: str) -> list[Path]:
+    return [directory for directory in directories(parent) if directory.name.lower() == word.lower()]
+
+
+def _readable(store: ModelStore, name: ModelName) -> StoredModel | None:
+    """The model, unless it is damaged or was removed a moment ago."""
+    try:
+        return store.resolve(name)
+    except HearthError:
+        return None
 
 
 def _host_order(model: StoredModel) -> tuple[bool, tuple[str, ...]]:
@@ -276,6 +303,7 @@ async def _write(exchange: Exchange, chunk: bytes) -> None:
         async with asyncio.timeout(STALL_S):
             await exchange.write(chunk)
     except TimeoutError:
+        log.warning("a client took nothing of a blob for %g s and is left", STALL_S)
         raise Canceled(f"the client took nothing for {STALL_S:g} s") from None
 
 
