@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import re
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,7 +53,14 @@ class Session:
 class UploadRegistry:
     """The registry; give clients `host`."""
 
-    def __init__(self, *, redirects: bool = False, relative: bool = False, upload_location: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        redirects: bool = False,
+        relative: bool = False,
+        upload_location: bool = False,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.redirects = redirects  # parts go to the second port
         self.relative = relative  # Location is a path
         self.upload_location = upload_location  # Docker-Upload-Location says the truth, Location does not
@@ -69,7 +77,7 @@ class UploadRegistry:
         self.seen_by_target: list[Seen] = []
         self._ids = itertools.count(1)
         self.lock = threading.Lock()
-        self._servers = [_serve(self, _Registry), _serve(self, _Target)]
+        self._servers = [_serve(self, _Registry, tls), _serve(self, _Target)]
         self.port, self.target_port = (int(server.server_address[1]) for server in self._servers)
         self.host = f"localhost:{self.port}"
 
@@ -105,8 +113,12 @@ class _Server(ThreadingHTTPServer):
     registry: UploadRegistry
 
 
-def _serve(registry: UploadRegistry, handler: type[BaseHTTPRequestHandler]) -> _Server:
+def _serve(
+    registry: UploadRegistry, handler: type[BaseHTTPRequestHandler], tls: ssl.SSLContext | None = None
+) -> _Server:
     server = _Server(("127.0.0.1", 0), handler)
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     server.registry = registry
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     return server
@@ -296,10 +308,14 @@ class _Target(_Handler):
 
 @contextmanager
 def upload_registry(
-    *, redirects: bool = False, relative: bool = False, upload_location: bool = False
+    *,
+    redirects: bool = False,
+    relative: bool = False,
+    upload_location: bool = False,
+    tls: ssl.SSLContext | None = None,
 ) -> Iterator[UploadRegistry]:
-    """A registry that listens."""
-    registry = UploadRegistry(redirects=redirects, relative=relative, upload_location=upload_location)
+    """A registry that listens; with `tls` it does not know that itself and names addresses by http."""
+    registry = UploadRegistry(redirects=redirects, relative=relative, upload_location=upload_location, tls=tls)
     try:
         yield registry
     finally:

@@ -17,6 +17,7 @@ import pytest
 from hearthd.transfer import messages
 from hearthd.transfer.messages import Drop, Failed, Finished, Moved, Repository, SendBlob, SendManifest, Settings
 from tests.e2e.daemon import eventually
+from tests.registries.certificate import self_signed
 from tests.registries.docker import MANIFEST_TYPE, PASSWORD, USER, DockerRegistry, docker_registry
 from tests.registries.proxy import Proxy, proxy
 from tests.registries.sender import Sender, moves, sender
@@ -352,6 +353,33 @@ def test_state_that_cannot_be_written_stops_no_upload(fake: UploadRegistry, proc
     finish(process, small.job(fake.host, state=f"{small.path}/not/a/directory"))
     assert fake.blobs[small.digest] == small.data
     assert "would begin anew" in process.close()
+
+
+# TLS
+
+
+def test_registry_that_does_not_know_of_its_tls_gets_the_upload_by_https(
+    process: Sender, small: Blob, tmp_path: Path
+) -> None:
+    with upload_registry(tls=self_signed(tmp_path)) as fake:
+        repository = Repository(host=fake.host, path="library/new", insecure=True)
+        finish(process, small.job(fake.host, repository=repository))
+        assert fake.blobs[small.digest] == small.data
+
+
+def test_upload_that_would_go_on_in_the_clear_is_refused(process: Sender, small: Blob, tmp_path: Path) -> None:
+    with upload_registry(tls=self_signed(tmp_path)) as fake:
+        fake.replies.append(Reply("POST", 202, headers={"Location": "http://127.0.0.1:1/upload"}))
+        repository = Repository(host=fake.host, path="library/new", insecure=True)
+        failed = fail(process, small.job(fake.host, repository=repository))
+    assert "the upload would go on at 127.0.0.1:1 by http, which is refused" in failed.error
+
+
+def test_certificate_that_nobody_vouches_for_is_refused(process: Sender, small: Blob, tmp_path: Path) -> None:
+    with upload_registry(tls=self_signed(tmp_path)) as fake:
+        failed = fail(process, small.job(fake.host, repository=Repository(host=fake.host, path="library/new")))
+    assert "its certificate is not valid" in failed.error
+    assert fake.seen == []
 
 
 # parts that go to a store behind the registry
