@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
+from itertools import islice
 from typing import Any, NoReturn
 
 from hearthd.command.failure import CommandFailed
@@ -79,16 +80,23 @@ class _Parser(ArgumentParser):
 
     def arguments(self, words: list[str]) -> Namespace:
         """The arguments in `words`; leaves the program with status 2 where they make no sense."""
-        return self.parse_intermixed_args([_with_value(word) for word in words])
+        return self.parse_intermixed_args(list(_with_values(words)))
 
     def error(self, message: str) -> NoReturn:
         sys.stderr.write(f"Error: {line(message)}\n{self.format_usage()}")
         sys.exit(USAGE)
 
 
-def _with_value(word: str) -> str:
-    """`--think` takes a value only behind `=`, so that a prompt may follow it."""
-    return "--think=true" if word == "--think" else word
+def _with_values(words: list[str]) -> Iterator[str]:
+    """The words with `--think` and `--keepalive` made plain: a prompt may follow the one, `-1m` the other."""
+    following = iter(words)
+    for word in following:
+        if word == "--keepalive":
+            yield "=".join([word, *islice(following, 1)])
+        else:
+            yield "--think=true" if word == "--think" else word
+        if word == "--":
+            yield from following
 
 
 def _version() -> int:

@@ -52,7 +52,7 @@ class Models(Reply, frozen=True):
 class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One turn of a conversation."""
 
-    role: str = "assistant"
+    role: str = ""
     content: str = ""
     thinking: str = ""
 

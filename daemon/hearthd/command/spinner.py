@@ -9,6 +9,7 @@ from hearthd.command.terminal import is_terminal
 
 _FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _FRAME_S = 0.1
+_DELAY_S = 0.2  # what comes sooner needs no sign of life
 
 
 class Spinner:
@@ -38,6 +39,8 @@ class Spinner:
 
     def _turn(self) -> None:
         at = 0
+        if self._stopped.wait(_DELAY_S):
+            return
         while True:
             sys.stderr.write(f"\r\x1b[?25l{_FRAMES[at % len(_FRAMES)]}")
             sys.stderr.flush()
