@@ -18,6 +18,7 @@ from hearthd.registry.capabilities import capabilities
 from hearthd.registry.checkpoint import NOT_FLOAT, Checkpoint, Checkpoints, refuse_adapters
 from hearthd.registry.detect import detect
 from hearthd.registry.families import Family
+from hearthd.registry.goactions import check_template
 from hearthd.registry.image import image_config, with_info
 from hearthd.registry.overlay import TEMPLATES, overlaid
 from hearthd.registry.progress import Progress, Report, steps_of
@@ -81,6 +82,7 @@ class _Creation:
     async def run(self, report: Report) -> None:
         """Do it all, or leave nothing behind."""
         self._report = report
+        await in_thread(lambda: check_template(self._spec.template or ""))
         refuse_adapters(self._store, self._spec.adapters, self._spec.adapter_paths)
         self._store.check_writable()
         with Assembly(self._store, report) as self._assembly:

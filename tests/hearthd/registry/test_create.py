@@ -291,6 +291,11 @@ def test_parameters_of_the_parent_that_are_damaged_are_an_error(store: ModelStor
 # refusals
 
 
+def test_template_that_cannot_be_parsed_is_refused(store: ModelStore, base: StoredModel) -> None:
+    error = refusal(store, spec(from_model=base.name, template="{{ .Prompt "))
+    assert (error.status, str(error)) == (400, "template error: template: :1: unclosed action")
+
+
 ABSENT = "sha256:" + "0" * 64
 
 
