@@ -67,8 +67,9 @@ def line(registry: DockerRegistry) -> Iterator[Proxy]:
         yield carrying
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def process() -> Iterator[Sender]:
+    """One for all tests that do not end it."""
     with sender(SETTINGS) as running:
         yield running
 
@@ -349,10 +350,12 @@ def test_torn_state_is_left_aside(fake: UploadRegistry, process: Sender, small: 
     assert not small.state.exists()
 
 
-def test_state_that_cannot_be_written_stops_no_upload(fake: UploadRegistry, process: Sender, small: Blob) -> None:
-    finish(process, small.job(fake.host, state=f"{small.path}/not/a/directory"))
+def test_state_that_cannot_be_written_stops_no_upload(fake: UploadRegistry, small: Blob) -> None:
+    with sender(SETTINGS) as process:
+        finish(process, small.job(fake.host, state=f"{small.path}/not/a/directory"))
+        errors = process.close()
     assert fake.blobs[small.digest] == small.data
-    assert "would begin anew" in process.close()
+    assert "would begin anew" in errors
 
 
 # TLS
