@@ -89,7 +89,7 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None: ...
 
     def do_GET(self) -> None:
-        with suppress(ConnectionError):
+        with suppress(ConnectionError), self.registry.counted():
             self.registry.answer(self)
 
     do_HEAD = do_GET
@@ -332,6 +332,7 @@ class MisbehavingRegistry:
         self.manifests: dict[str, bytes | Fault] = {}  # by "<path>:<reference>"
         self.seen: list[Seen] = []
         self._lock = threading.Lock()
+        self._num_answering = 0
         self._address_uses: dict[str, int] = {}
         self._own, self._content = _Server(self), _Server(self)
         for server in (self._own, self._content):
@@ -361,6 +362,22 @@ class MisbehavingRegistry:
     def num_bytes(self, digest: str) -> int:
         """How many bytes of the blob were sent in all."""
         return sum(end - start for start, end in self.blobs[digest].served)
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """While an answer is on its way."""
+        with self._lock:
+            self._num_answering += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._num_answering -= 1
+
+    def wait_until_quiet(self) -> None:
+        """Returns when no answer is on its way any more: all that was sent is in Blob.served."""
+        while self._num_answering:
+            time.sleep(0.01)
 
     def next_fault(self, blob: Blob) -> Fault | None:
         """The fault of the next answer."""

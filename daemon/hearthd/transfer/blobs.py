@@ -49,7 +49,8 @@ class BlobSource:
 
         Raises TransferError, and Passing where another try may help.
         """
-        where: str | URL = self._target or f"blobs/{self._job.digest}"
+        remembered = self._target
+        where: str | URL = remembered or f"blobs/{self._job.digest}"
         headers = {hdrs.RANGE: f"bytes={extent.start}-{extent.end - 1}"}
         for _ in range(MAX_REDIRECTS + 1):
             async with self._http.request("GET", self._job.repository, where, headers=headers) as response:
@@ -59,7 +60,7 @@ class BlobSource:
                     return
                 target = redirect_target(response, allow_plain=self._allow_plain)
                 if target is None:
-                    raise await self._refusal(response, where)
+                    raise self._expiry(response, remembered) or await self._refusal(response)
             where = target
         raise TransferError(f"pull {self.name}: {self._job.repository.host} redirects more than {MAX_REDIRECTS} times")
 
@@ -115,12 +116,16 @@ class BlobSource:
     def _wrong(self, response: aiohttp.ClientResponse, what: str) -> TransferError:
         return TransferError(f"pull {self.name} from {response.url.authority}: {what}", status=response.status)
 
-    async def _refusal(self, response: aiohttp.ClientResponse, where: str | URL) -> TransferError:
-        if response.status in EXPIRED and where is self._target:
-            self._target = None  # the registry will name another one
-            host = response.url.authority
-            text = f"pull {self.name}: {host} answers {response.status} for an address that worked"
-            return Passing(text, status=response.status)
+    def _expiry(self, response: aiohttp.ClientResponse, address: URL | None) -> TransferError | None:
+        """The error of a remembered address that works no longer; the registry will name another one."""
+        if response.url != address or response.status not in EXPIRED:
+            return None
+        if self._target is address:
+            self._target = None
+        text = f"pull {self.name}: {address.authority} answers {response.status} for an address that worked"
+        return Passing(text, status=response.status)
+
+    async def _refusal(self, response: aiohttp.ClientResponse) -> TransferError:
         if response.status == 404:
             host = self._job.repository.host
             return TransferError(f"{self.name} is not in the registry {host}", NOT_FOUND, 404)

@@ -133,7 +133,8 @@ class Download:
                 self._notes = self._group.create_task(self._keep_notes())
                 self._start_worker()
         except BaseExceptionGroup as failures:
-            raise failures.exceptions[0] from None
+            first = failures.exceptions[0]
+            raise first from first.__cause__
         finally:
             await self._note()
 
