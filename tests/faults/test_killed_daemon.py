@@ -108,9 +108,10 @@ def pull_round(world: World) -> str:
     """Resumes without fetching again what was finished."""
     world.serial += 1
     repository = f"library/pulled{world.serial}"
-    manifest = publish(world.registry, repository, world.gguf, [(FILLER, world.random.randbytes(FILLER_BYTES))])
+    others = [(FILLER, world.random.randbytes(FILLER_BYTES))]
+    manifest = publish(world.registry, repository, new_gguf(world), others)
     name = f"{world.line.host}/{repository}:latest"
-    stage = killed_while(world, "/api/pull", 2.5, model=name, insecure=True)
+    stage = killed_while(world, "/api/pull", 2.4, model=name, insecure=True)
     finished = sum(finished_bytes(world.directory / "models" / "blobs", part.digest) for part in manifest.parts)
     with check(world) as daemon:
         before = world.line.num_received_bytes
@@ -123,6 +124,12 @@ def pull_round(world: World) -> str:
         see_that_it_works(daemon, world, name)
         remove(daemon, name)
     return f"pull, {stage}"
+
+
+def new_gguf(world: World) -> Path:
+    """A checkpoint that was never converted."""
+    path = world.directory / "new.gguf"
+    return write_tiny_gguf(path, seed=world.serial, hidden_size=256, ffn_size=1024, num_layers=8)
 
 
 def finished_bytes(blobs: Path, digest: str) -> int:
@@ -141,11 +148,9 @@ def create_round(world: World) -> str:
     """The model is there or not, and can be made."""
     world.serial += 1
     name = f"made{world.serial}:latest"
-    gguf = write_tiny_gguf(
-        world.directory / "made.gguf", seed=world.serial, hidden_size=256, ffn_size=1024, num_layers=8
-    )
+    gguf = new_gguf(world)
     fields = {"model": name, "modelfile": f"FROM {gguf}\nSYSTEM number {world.serial}"}
-    stage = killed_while(world, "/api/create", 1.5, **fields)
+    stage = killed_while(world, "/api/create", 1.1, **fields)
     with check(world) as daemon:
         assert daemon.lines("/api/create", **fields)[-1] == {"status": "success"}
         see_that_it_works(daemon, world, name)
@@ -161,7 +166,7 @@ def push_round(world: World) -> str:
     daemon = world.start()
     assert daemon.post("/api/copy", source=world.stock, destination=local).status_code == 200
     daemon.close()
-    stage = killed_while(world, "/api/push", 2.0, model=local, insecure=True)
+    stage = killed_while(world, "/api/push", 1.6, model=local, insecure=True)
     see_that_what_was_pushed_is_whole(world, repository)
     with check(world) as daemon:
         assert daemon.lines("/api/push", model=local, insecure=True)[-1] == {"status": "success"}
