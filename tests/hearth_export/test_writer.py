@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from hearth_export.errors import ExportError
-from hearth_export.writer import DataFile, publish, require_space, staged, write_file
+from hearth_export.writer import DataFile, publish, require_space, staged, staged_file, write_file
 from hearthd.store.store import ModelStore
 from hearthd.store.variant import VARIANT_FILE, read_variant
 from tests.hearth_export.converted import DIGEST, converted
@@ -169,6 +169,30 @@ def test_conversion_whose_reader_went_away_ends_and_leaves_nothing(smollm2_gguf:
     with child.stderr as stream:
         errors = stream.read()
     assert (child.wait(60), errors, list(tmp_path.iterdir())) == (1, "", [])
+
+
+# -- single files ------------------------------------------------------------------------------------------------------
+
+
+def test_staged_file_appears_under_its_name_when_whole(tmp_path: Path) -> None:
+    with staged_file(tmp_path / "file") as temp:
+        write_file(temp, b"new")
+        assert [path.name for path in tmp_path.iterdir()] == hidden(tmp_path)
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("file", b"new")]
+
+
+def test_staged_file_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"old")
+    with pytest.raises(ZeroDivisionError), staged_file(tmp_path / "file") as temp:
+        write_file(temp, b"new")
+        _ = 1 / 0
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("file", b"old")]
+
+
+def test_staged_file_on_a_full_disk_is_told_and_nothing_stays(small_disk: Path) -> None:
+    with pytest.raises(ExportError, match="is full"), staged_file(small_disk / "file") as temp:
+        write_file(temp, bytes(100 << 20))
+    assert list(small_disk.iterdir()) == []
 
 
 # -- full disks --------------------------------------------------------------------------------------------------------

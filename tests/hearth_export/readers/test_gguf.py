@@ -69,6 +69,19 @@ def test_strings_that_are_not_utf8_keep_their_bytes(tmp_path: Path) -> None:
     assert [word.encode("utf-8", "surrogateescape") for word in words] == [b"\xff\xfe", b"ok"]
 
 
+def test_raw_value_is_what_is_stored_type_id_first(tmp_path: Path) -> None:
+    metadata = {"text": "hé", "one": 1, "words": ["a"], "empty": np.array([], np.int8), "last": True}
+    with open_gguf(write_gguf(tmp_path / "a.gguf", metadata)) as file:
+        found = {key: file.raw_value(key) for key in file.metadata}
+    assert found == {
+        "text": struct.pack("<IQ", 8, 3) + "hé".encode(),
+        "one": struct.pack("<II", 4, 1),
+        "words": struct.pack("<IIQQ", 9, 8, 1, 1) + b"a",
+        "empty": struct.pack("<IIQ", 9, 1, 0),
+        "last": struct.pack("<IB", 7, 1),
+    }
+
+
 def test_array_of_strings_is_no_array_of_numbers(tmp_path: Path) -> None:
     with open_gguf(write_gguf(tmp_path / "a.gguf", {"words": ["a"], "numbers": [1]})) as file:
         with pytest.raises(TypeError, match="words holds strings"):
@@ -149,6 +162,15 @@ def test_released_rows_leave_memory_and_read_the_same_again(smollm2: GGUF) -> No
     smollm2.release(name)
     assert held - resident_bytes() > smollm2.tensor(name).nbytes * 3 // 4
     assert int(smollm2.rows(name, 0, num_rows).sum(dtype=np.int64)) == before
+
+
+def test_released_file_leaves_memory_and_reads_the_same_again(smollm2: GGUF) -> None:
+    names = ["blk.0.ffn_up.weight", "blk.29.ffn_up.weight"]
+    before = [int(smollm2.rows(name, 0, 1536).sum(dtype=np.int64)) for name in names]
+    held = resident_bytes()
+    smollm2.release_all()
+    assert held - resident_bytes() > sum(smollm2.tensor(name).nbytes for name in names) * 3 // 4
+    assert [int(smollm2.rows(name, 0, 1536).sum(dtype=np.int64)) for name in names] == before
 
 
 def resident_bytes() -> int:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Callable
 from contextlib import aclosing
 from pathlib import Path
@@ -9,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from hearthd.errors import ExportFailed
-from hearthd.registry.exporter import ExportProgress, convert, inspect
+from hearthd.registry.exporter import ExportProgress, convert, inspect, quantize
 from hearthd.store.variant import read_variant
+from tests.tiny import write_tiny_gguf
 
 MakeConverter = Callable[[str], str]
 DIGEST = "sha256:" + "ab" * 32
@@ -234,3 +236,114 @@ def test_endless_output_of_an_inspection_is_cut_off(tmp_path: Path, make_convert
     program = make_converter("while True: sys.stdout.write('x' * 65536)")
     with pytest.raises(ExportFailed, match="more than a description"):
         asyncio.run(inspect(tmp_path / "s", python=program))
+
+
+# -- quantize ----------------------------------------------------------------------------------------------------------
+
+
+async def quantized(source: Path, to: str, out: Path, program: str = sys.executable) -> list[ExportProgress]:
+    async with aclosing(quantize(source, to, out, python=program)) as steps:
+        return [step async for step in steps]
+
+
+@pytest.fixture
+def float_gguf(tmp_path: Path) -> Path:
+    return write_tiny_gguf(tmp_path / "f16.gguf", matrix_type="F16", embedding_type="F16")
+
+
+def test_real_converter_quantizes_a_checkpoint_of_floats(float_gguf: Path, tmp_path: Path) -> None:
+    out = tmp_path / "q8.gguf"
+    found = asyncio.run(quantized(float_gguf, "q8_0", out))
+    assert [step.stage for step in found][:2] == ["reading", "quantizing"]
+    assert found[-1] == ExportProgress("done", out.stat().st_size, out.stat().st_size)
+    assert all(step.done <= step.total for step in found)
+    assert asyncio.run(inspect(out)).file_type == "Q8_0"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["f16.gguf", "q8.gguf"]
+
+
+@pytest.mark.parametrize(
+    ("source", "to", "sentence"),
+    [
+        ("tiny", "Q4_K_M", r"^quantization is only supported for F16, BF16 and F32 models$"),
+        ("floats", "Q9", r"^unsupported quantization type Q9 - supported types are F32, "),
+        ("floats", "--help", r"^unsupported quantization type --help - supported types are F32, "),
+    ],
+)
+def test_real_converter_s_refusals_are_the_errors(
+    tiny_gguf: Path, float_gguf: Path, tmp_path: Path, source: str, to: str, sentence: str
+) -> None:
+    with pytest.raises(ExportFailed, match=sentence):
+        asyncio.run(quantized({"tiny": tiny_gguf, "floats": float_gguf}[source], to, tmp_path / "out.gguf"))
+    assert list(tmp_path.iterdir()) == [float_gguf]
+
+
+def test_failed_quantizing_leaves_the_file_that_was_there(tiny_gguf: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.gguf"
+    out.write_bytes(b"old")
+    with pytest.raises(ExportFailed):
+        asyncio.run(quantized(tiny_gguf, "Q8_0", out))
+    assert out.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("words", ["", "signal.signal(signal.SIGTERM, signal.SIG_IGN)"])
+def test_leaving_a_quantizing_ends_it_and_removes_what_it_had_begun(
+    tmp_path: Path, make_converter: MakeConverter, words: str
+) -> None:
+    program = make_converter(f"""
+{words}
+out = Path(option("--out"))
+temp = out.with_name(f".tmp-{{os.getpid()}}-x")
+temp.touch(); out.touch()
+Path({str(tmp_path)!r}, "pid").write_text(str(os.getpid()))
+say(stage="quantizing", done=1, total=9)
+time.sleep(600)
+""")
+    directory = tmp_path / "blobs"
+    directory.mkdir()
+    (directory / ".tmp-1-y").touch()
+
+    async def leave() -> None:
+        async with aclosing(quantize(tmp_path / "s", "Q8_0", directory / "out", python=program)) as steps:
+            assert await anext(steps) == ExportProgress("quantizing", 1, 9)
+
+    asyncio.run(leave())
+    assert not is_running(int((tmp_path / "pid").read_text()))
+    assert [path.name for path in directory.iterdir()] == [".tmp-1-y"]
+
+
+def test_cancelled_quantizing_leaves_no_process_and_no_file(tmp_path: Path, make_converter: MakeConverter) -> None:
+    program = make_converter(f"""
+Path(option("--out")).with_name(f".tmp-{{os.getpid()}}-x").touch()
+Path({str(tmp_path)!r}, "pid").write_text(str(os.getpid())); time.sleep(600)
+""")
+
+    async def cancel() -> None:
+        task = asyncio.create_task(quantized(tmp_path / "s", "Q8_0", tmp_path / "out", program))
+        await until(lambda: (tmp_path / "pid").exists() and bool((tmp_path / "pid").read_text()))
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+
+    asyncio.run(cancel())
+    assert not is_running(int((tmp_path / "pid").read_text()))
+    assert not list(tmp_path.glob(".tmp-*"))
+
+
+@pytest.mark.parametrize(
+    ("code", "sentence"),
+    [
+        ("os.kill(os.getpid(), signal.SIGKILL)", "was killed, most likely for lack of memory"),
+        ("say(stage='quantizing', done=9, total=9)", "status 0 and no result"),
+        ("say(error='s: no')", "^s: no$"),
+        ("print('hello')", "printed what it should not: b'hello"),
+    ],
+)
+def test_death_of_a_quantizing_is_told_and_nothing_stays(
+    tmp_path: Path, make_converter: MakeConverter, code: str, sentence: str
+) -> None:
+    directory = tmp_path / "blobs"
+    directory.mkdir()
+    unfinished = "Path(option('--out')).with_name(f'.tmp-{os.getpid()}-x').touch()\n"
+    with pytest.raises(ExportFailed, match=sentence):
+        asyncio.run(quantized(tmp_path / "s", "Q8_0", directory / "out", make_converter(unfinished + code)))
+    assert list(directory.iterdir()) == []
