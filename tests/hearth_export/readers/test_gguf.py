@@ -13,7 +13,17 @@ from gguf import quants
 from hearth_export.errors import BadCheckpoint, ExportError, UnsupportedModel
 from hearth_export.ggml import BLOCK_TYPES, dequantize
 from hearth_export.readers.gguf import GGUF, MetaArray, open_gguf
-from tests.hearth_export.gguf_writer import Tensor, array, header, key_value, string, tensor_info, typed, write_gguf
+from tests.hearth_export.gguf_writer import (
+    Meta,
+    Tensor,
+    array,
+    header,
+    key_value,
+    string,
+    tensor_info,
+    typed,
+    write_gguf,
+)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +80,7 @@ def test_strings_that_are_not_utf8_keep_their_bytes(tmp_path: Path) -> None:
 
 
 def test_raw_value_is_what_is_stored_type_id_first(tmp_path: Path) -> None:
-    metadata = {"text": "hé", "one": 1, "words": ["a"], "empty": np.array([], np.int8), "last": True}
+    metadata: dict[str, Meta] = {"text": "hé", "one": 1, "words": ["a"], "empty": np.array([], np.int8), "last": True}
     with open_gguf(write_gguf(tmp_path / "a.gguf", metadata)) as file:
         found = {key: file.raw_value(key) for key in file.metadata}
     assert found == {
