@@ -15,11 +15,12 @@ from tests.e2e.daemon import PATIENCE_S
 
 
 class Sender:
-    """A running `python -m hearthd.transfer`."""
+    """A running `python -m hearthd.transfer`, with no proxies and with the additional variables."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, **variables: str) -> None:
         command = [sys.executable, "-m", "hearthd.transfer", msgspec.json.encode(settings).decode()]
         environment = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
+        environment |= variables
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
         )
@@ -56,9 +57,9 @@ class Sender:
 
 
 @contextmanager
-def sender(settings: Settings) -> Iterator[Sender]:
+def sender(settings: Settings, **variables: str) -> Iterator[Sender]:
     """A process that takes orders; gone after the block."""
-    process = Sender(settings)
+    process = Sender(settings, **variables)
     try:
         yield process
     finally:
