@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from functools import partial
 
 from hearthd.api.exchange import Exchange
 from hearthd.api.services import Services
 from hearthd.errors import NotFound
+from hearthd.threads import in_thread
 
 _PART_BYTES = 1 << 20
 
@@ -31,8 +31,8 @@ async def upload(services: Services, exchange: Exchange) -> None:
     with contextlib.ExitStack() as stack:
         writer = stack.enter_context(blobs.writer(exchange.tail))
         async for part in _gathered(exchange):
-            await _in_thread(partial(writer.write, part))
-        await _in_thread(stack.close)  # the flush to disk may take seconds
+            await in_thread(partial(writer.write, part))
+        await in_thread(stack.close)  # the flush to disk may take seconds
     await exchange.empty(201)
 
 
@@ -45,13 +45,3 @@ async def _gathered(exchange: Exchange) -> AsyncIterator[bytearray]:
             yield part
             part = bytearray()
     yield part
-
-
-async def _in_thread(work: Callable[[], None]) -> None:
-    """Do `work` outside the event loop; cancelled, still wait for it, as it holds the file."""
-    future = asyncio.get_running_loop().run_in_executor(None, work)
-    try:
-        await asyncio.shield(future)
-    except asyncio.CancelledError:
-        await asyncio.wait([future])
-        raise

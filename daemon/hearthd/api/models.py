@@ -82,9 +82,11 @@ async def copy(services: Services, exchange: Exchange) -> None:
     source = _name(request.source, f'source "{request.source}" is invalid')
     destination = _name(request.destination, f'destination "{request.destination}" is invalid')
     try:
-        services.store.copy(source, destination)
+        replaced = services.store.copy(source, destination)
     except ModelNotFound:
         raise NotFound(f'model "{request.source}" not found') from None
+    if not services.config.noprune:
+        services.store.remove_unused(sorted(replaced))
     await exchange.empty()
 
 

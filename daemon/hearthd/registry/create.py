@@ -6,13 +6,12 @@ What a client sees of it is a series of Progress; the manifest is written at the
 from __future__ import annotations
 
 import sys
-import threading
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
 import msgspec
 
-from hearthd.errors import BadRequest, ModelNotFound, StoreError
+from hearthd.errors import BadRequest, ModelNotFound
 from hearthd.registry.assembly import Assembly
 from hearthd.registry.capabilities import capabilities
 from hearthd.registry.checkpoint import NOT_FLOAT, Checkpoint, Checkpoints, refuse_adapters
@@ -33,7 +32,6 @@ from hearthd.threads import in_thread
 
 Pull = Callable[[ModelName], AsyncGenerator[Progress, None]]
 
-_replacing = threading.Lock()  # of two that replace one model, the later one sees what the earlier one wrote
 
 # of the checkpoint itself: they go with it
 _OF_CHECKPOINT = (media.MODEL, media.VARIANT, media.VARIANT_FILE, media.SOURCE)
@@ -170,21 +168,10 @@ class _Creation:
         config_layer = await self._assembly.put(media.CONFIG, manifest.encode(self._finished(config, layers)))
         made = Manifest(config=config_layer, layers=tuple(layers))
         self._report(Progress("writing manifest"))
-        replaced = await in_thread(lambda: self._write(made))
+        replaced = await in_thread(lambda: self._store.replace_manifest(self._spec.name, manifest.encode(made)))
         if replaced - {part.digest for part in made.parts} and not self._noprune:
             self._report(Progress("removing unused layers"))
         return replaced | self._assembly.new
-
-    def _write(self, made: Manifest) -> set[str]:
-        """Give the manifest its place; digests of the model that was there, none where it was damaged."""
-        with _replacing:
-            name = self._store.spelling(self._spec.name)
-            try:
-                replaced = {part.digest for part in self._store.resolve(name).manifest.parts}
-            except (ModelNotFound, StoreError):
-                replaced = set()
-            self._store.write_manifest(name, manifest.encode(made))
-        return replaced
 
     def _finished(self, config: ImageConfig, layers: list[Layer]) -> ImageConfig:
         """The config with what follows from the layers, and what the spec says instead."""

@@ -24,9 +24,11 @@ from pathlib import Path
 import msgspec
 
 from hearthd.errors import ExportFailed
+from hearthd.registry.shared import Publish, Shared
 from hearthd.store.durable import TEMP_PREFIX
 from hearthd.store.removal import clear_abandoned, remove_file
 from hearthd.store.variant import SourceInfo, read_variant
+from hearthd.threads import in_thread
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +68,8 @@ _line_decoder = msgspec.json.Decoder(_Line)
 _failure_decoder = msgspec.json.Decoder(_Failure)
 _source_decoder = msgspec.json.Decoder(SourceInfo)
 
+_conversions: Shared[Path, ExportProgress] = Shared()  # by variant root
+
 
 async def convert(
     source: Path, digest: str, variant_root: Path, *, python: str = sys.executable
@@ -76,12 +80,31 @@ async def convert(
     last of them leaves. A caller that is slow to take progress misses the older ones.
     Raises ExportFailed with the converter's sentence, or with how it died.
     """
-    conversion = _running.get(variant_root)
-    if conversion is None:
-        conversion = _running[variant_root] = _Conversion(source, digest, variant_root, python)
-    async with aclosing(conversion.follow()) as steps:
+    arguments = ("convert", str(source), "--digest", digest, "--out", str(variant_root))
+
+    async def work(publish: Publish[ExportProgress]) -> None:
+        child = await _Child.start(python, *arguments)
+        try:
+            await _relay(child, variant_root, publish)
+        finally:
+            await child.kill()
+            clear_abandoned(variant_root)
+
+    async with aclosing(_conversions.follow(variant_root, work)) as steps:
         async for progress in steps:
             yield progress
+
+
+async def _relay(child: _Child, variant_root: Path, publish: Publish[ExportProgress]) -> None:
+    last = None
+    while line := await child.read_line():
+        last = _decode_line(line)
+        if last.stage:
+            publish(ExportProgress(last.stage, last.done, last.total))
+    variant = (await child.result(last)).variant
+    if read_variant(variant_root / variant) is None:
+        raise ExportFailed(f"the converter published no valid variant {variant!r}")
+    publish(ExportProgress("done", variant=variant))
 
 
 async def quantize(
@@ -90,10 +113,10 @@ async def quantize(
     """Write the GGUF file `source`, which holds floats, as the file type `to` ("Q4_K_M") to `out`; what comes is the
     progress in bytes of the source, the last one with stage "done" and the bytes of `out`.
 
-    A caller that leaves before that (`aclosing`, or cancelled) ends the converter, and nothing half-made stays; nor does
-    `out`, unless it was there before. Raises ExportFailed with the converter's sentence, or with how it died.
+    A caller that leaves before that (`aclosing`, or cancelled) ends the converter, and nothing half-made stays; nor
+    does `out`, unless it was there before. Raises ExportFailed with the converter's sentence, or with how it died.
     """
-    was_there = out.exists()
+    was_there = await in_thread(out.exists)
     child = await _Child.start(python, "quantize", str(source), f"--to={to}", "--out", str(out))
     result = last = None
     try:
@@ -138,72 +161,6 @@ def _failure(output: bytes) -> ExportFailed | None:
         return ExportFailed(_failure_decoder.decode(last).error)
     except msgspec.DecodeError:
         return None
-
-
-class _Conversion:
-    """One converter at work, and those who follow it."""
-
-    def __init__(self, source: Path, digest: str, variant_root: Path, python: str) -> None:
-        self._root = variant_root
-        self._num_followers = 0
-        self._latest: ExportProgress | None = None
-        self._changed = asyncio.Event()
-        arguments = ("convert", str(source), "--digest", digest, "--out", str(variant_root))
-        self._task = asyncio.create_task(self._run(python, arguments))
-
-    async def follow(self) -> AsyncGenerator[ExportProgress, None]:
-        """Progress until the end; the last follower to leave stops the converter."""
-        self._num_followers += 1
-        seen: ExportProgress | None = None
-        try:
-            while not self._task.done() or self._latest is not seen:
-                if self._latest is not None and self._latest is not seen:
-                    seen = self._latest
-                    yield seen
-                else:
-                    await self._changed.wait()
-            await self._task  # raises what it raised
-        finally:
-            self._num_followers -= 1
-            if not self._num_followers:
-                await self._stop()
-
-    async def _stop(self) -> None:
-        if _running.get(self._root) is self:
-            del _running[self._root]
-        self._task.cancel()
-        with suppress(asyncio.CancelledError, ExportFailed):
-            await self._task
-
-    async def _run(self, python: str, arguments: tuple[str, ...]) -> None:
-        try:
-            child = await _Child.start(python, *arguments)
-            try:
-                await self._relay(child)
-            finally:
-                await child.kill()
-                clear_abandoned(self._root)
-        finally:
-            self._publish(self._latest)
-
-    async def _relay(self, child: _Child) -> None:
-        last = None
-        while line := await child.read_line():
-            last = _decode_line(line)
-            if last.stage:
-                self._publish(ExportProgress(last.stage, last.done, last.total))
-        variant = (await child.result(last)).variant
-        if read_variant(self._root / variant) is None:
-            raise ExportFailed(f"the converter published no valid variant {variant!r}")
-        self._publish(ExportProgress("done", variant=variant))
-
-    def _publish(self, progress: ExportProgress | None) -> None:
-        self._latest = progress
-        self._changed.set()
-        self._changed = asyncio.Event()
-
-
-_running: dict[Path, _Conversion] = {}  # by variant root
 
 
 def _decode_line(line: bytes) -> _Line:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 
-from hearthd.errors import ModelNotFound, StoreError, TransferFailed
+from hearthd.errors import StoreError, TransferFailed
 from hearthd.registry.progress import Progress, Report, steps_of
 from hearthd.registry.remote import repository_of
 from hearthd.registry.transfers import Transfers
@@ -84,8 +84,7 @@ class _Pull:
             await self._fetch(parts, manifest)
             await self._ready(manifest)
             self._report(Progress("writing manifest"))
-            replaced = self._replaced()
-            await in_thread(lambda: self._store.write_manifest(self._name, data))
+            replaced = await in_thread(lambda: self._store.replace_manifest(self._name, data))
         self._remove_unused(replaced, parts)
         self._report(Progress("success"))
 
@@ -152,13 +151,6 @@ class _Pull:
                 f"{self._name.short} comes without its checkpoint and converted for {providers} only; "
                 "push it again with its checkpoint, or converted for this device too"
             )
-
-    def _replaced(self) -> list[str]:
-        """Digests of the model of this name that is here; none where it is damaged."""
-        try:
-            return [part.digest for part in self._store.resolve(self._name).manifest.parts]
-        except (ModelNotFound, StoreError):
-            return []
 
     def _remove_unused(self, replaced: Iterable[str], parts: list[Layer]) -> None:
         kept = {normal_digest(part.digest) for part in parts}

@@ -20,7 +20,7 @@ class Shared(Generic[K, T]):
         self._running: dict[K, _Run[T]] = {}
 
     def __contains__(self, key: K) -> bool:
-        return key in self._running
+        return key in self._running and not self._running[key].done
 
     async def follow(self, key: K, work: Work[T]) -> AsyncGenerator[T, None]:
         """Start `work` unless it runs under `key`; what comes is what it publishes, until its end.
@@ -29,7 +29,7 @@ class Shared(Generic[K, T]):
         last caller to leave cancels the work and waits for its end.
         """
         run = self._running.get(key)
-        if run is None:
+        if run is None or run.done:
             run = self._running[key] = _Run(work)
         run.num_followers += 1
         try:
@@ -53,6 +53,11 @@ class _Run(Generic[T]):
         self._changed = asyncio.Event()
         self._task = asyncio.create_task(work(self._publish))
         self._task.add_done_callback(lambda _: self._wake())
+
+    @property
+    def done(self) -> bool:
+        """Whether it ended, though a slow follower has not seen it."""
+        return self._task.done()
 
     async def values(self) -> AsyncGenerator[T, None]:
         num_seen = 0

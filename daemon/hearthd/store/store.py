@@ -14,6 +14,7 @@ import hashlib
 import logging
 import os
 import re
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -83,6 +84,8 @@ class ModelStore:
         self._contents: dict[str, ModelContents] = {}
         self._warned: set[str] = set()
         self._held: Counter[str] = Counter()
+        self._spared: set[str] = set()  # unused, but held
+        self._changing = threading.Lock()  # of two who change one manifest, the later sees what the earlier did
 
     # models
 
@@ -147,31 +150,48 @@ class ModelStore:
         except OSError as error:
             raise StoreError(f"{path} cannot be read: {error.strerror}") from error
 
-    def copy(self, source: ModelName, destination: ModelName) -> StoredModel:
-        """Give the model a second name; blobs are shared. Raises ModelNotFound of `source`."""
+    def replace_manifest(self, name: ModelName, data: bytes) -> set[str]:
+        """As write_manifest, in the spelling of what is here; digests of the model that was there before.
+
+        Nobody may need those any more: see remove_unused. None where there was no model, or a damaged one.
+        """
+        with self._changing:
+            target = self.spelling(name)
+            try:
+                replaced = {part.digest for part in self.resolve(target).manifest.parts}
+            except (ModelNotFound, StoreError):
+                replaced = set()
+            self.write_manifest(target, data)
+        return replaced
+
+    def copy(self, source: ModelName, destination: ModelName) -> set[str]:
+        """Give the model a second name; blobs are shared. As replace_manifest; raises ModelNotFound of `source`."""
         model = self.resolve(source)
-        target = self.spelling(destination)
-        if target == model.name:
-            return model
-        return self.write_manifest(target, self._manifest_path(model.name).read_bytes())
+        if self.spelling(destination) == model.name:
+            return set()
+        return self.replace_manifest(destination, self.manifest_bytes(model.name))
 
     def delete(self, name: ModelName, asked: str = "") -> None:
         """Remove the model, and what only it used. Raises ModelNotFound, speaking of `asked` where given."""
         self.check_writable()
-        path = self._manifest_path(self.spelling(name))
-        if not path.is_file():
-            raise ModelNotFound(asked or name.short)
-        with explained(path.parent):
-            mentioned = _mentions(path)
-            path.unlink()
-        self._remove_empty_above(path)
+        with self._changing:
+            path = self._manifest_path(self.spelling(name))
+            if not path.is_file():
+                raise ModelNotFound(asked or name.short)
+            with explained(path.parent):
+                mentioned = _mentions(path)
+                path.unlink()
+            self._remove_empty_above(path)
         self.remove_unused(f"sha256:{hex_digits}" for hex_digits in mentioned)
 
     # garbage
 
     @contextmanager
     def holding(self, digests: Iterable[str]) -> Iterator[None]:
-        """Keep these blobs and their variants from being removed as unused, for as long as the block runs."""
+        """Keep these blobs and their variants from being removed as unused, for as long as the block runs.
+
+        What was to be removed meanwhile is removed at the end, unless a manifest mentions it by then.
+        """
         held = [digest_hex(digest) for digest in digests]
         self._held.update(held)
         try:
@@ -179,13 +199,18 @@ class ModelStore:
         finally:
             self._held.subtract(held)
             self._held += Counter()  # drops what is held no more
+            if due := self._spared - set(self._held):
+                self._spared -= due
+                self.remove_unused(f"sha256:{hex_digits}" for hex_digits in due)
 
     def remove_unused(self, digests: Iterable[str]) -> list[str]:
         """Remove those of `digests` that no manifest mentions and nobody holds, variants included; those removed."""
         used = self._used()
         if used is None:
             return []
-        unused = [digest for digest in dict.fromkeys(digests) if digest_hex(digest) not in used]
+        wanted = dict.fromkeys(digests)
+        self._spared.update(hex_digits for hex_digits in map(digest_hex, wanted) if hex_digits in self._held)
+        unused = [digest for digest in wanted if digest_hex(digest) not in used]
         for digest in unused:
             self.blobs.remove(digest)
             remove_tree(self.variant_root(digest))

@@ -36,7 +36,8 @@ def test_a_pushed_model_is_the_same_model_there(registry: DockerRegistry, store:
     publish(registry, "library/origin", tiny_gguf, [(media.SYSTEM, b"Hi."), (FILLER, os.urandom(9))])
     pulled(store, name_at(registry, "library/origin"))
     name = name_at(registry, "library/again")
-    model = store.copy(name_at(registry, "library/origin"), name)
+    store.copy(name_at(registry, "library/origin"), name)
+    model = store.resolve(name)
     steps = pushed(store, name)
     layers = [f"pushing {part.digest[7:19]}" for part in (*model.manifest.layers, model.manifest.config)]
     assert statuses(steps) == ["retrieving manifest", *layers, "pushing manifest", "success"]

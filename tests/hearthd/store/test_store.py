@@ -201,10 +201,35 @@ def test_linked_model_is_listed_and_only_the_link_is_deleted(
 def test_copy_shares_all_blobs(store: ModelStore, make_model: MakeModel) -> None:
     source = make_model("m", system="x")
     before = store.blobs.digests()
-    copied = store.copy(name_of("M"), name_of("me/n"))
-    assert copied.digest == source.digest
+    assert store.copy(name_of("M"), name_of("me/n")) == set()
+    assert store.resolve(name_of("me/n")).digest == source.digest
     assert store.blobs.digests() == before
-    assert store.copy(name_of("m"), name_of("M")).name == source.name
+    assert store.copy(name_of("m"), name_of("M")) == set()
+    assert len(store.models()) == 2
+
+
+def test_copy_over_a_model_tells_what_that_one_used(store: ModelStore, make_model: MakeModel) -> None:
+    make_model("m", system="x")
+    replaced = make_model("n", b"GGUF-n", system="y")
+    assert store.copy(name_of("m"), name_of("n")) == {part.digest for part in replaced.manifest.parts}
+
+
+def test_what_was_held_when_it_became_unused_is_removed_at_the_end(store: ModelStore, make_model: MakeModel) -> None:
+    model = make_model("m", b"GGUF-m")
+    checkpoint = str(model.source)
+    with store.holding([checkpoint]), store.holding([checkpoint]):
+        store.delete(name_of("m"))
+        assert store.blobs.has(checkpoint)
+    assert not store.blobs.has(checkpoint)
+
+
+def test_what_was_held_and_found_a_user_again_stays(store: ModelStore, make_model: MakeModel) -> None:
+    model = make_model("m", b"GGUF-m")
+    data = store.manifest_bytes(model.name)
+    with store.holding([part.digest for part in model.manifest.parts]):
+        store.delete(name_of("m"))
+        store.replace_manifest(name_of("again"), data)
+    assert all(store.blobs.has(part.digest) for part in model.manifest.parts)
 
 
 def test_copy_of_an_unknown_model_is_not_found(store: ModelStore) -> None:
