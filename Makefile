@@ -1,5 +1,5 @@
 # Every target does the set-up that it needs; see setup.sh.
-.PHONY: run test test-slow test-kill lint format bench clean
+.PHONY: run test test-slow test-kill lint format bench bench-pull clean
 BIN := .venv/bin
 
 run:
@@ -27,6 +27,10 @@ format:
 	@sh setup.sh dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench-pull:
+	@sh setup.sh dev
+	$(BIN)/python -m bench.pull
 
 bench:
 	@sh setup.sh dev

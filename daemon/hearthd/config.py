@@ -212,7 +212,7 @@ SETTINGS = (
         BOOL,
         False,
         "false",
-        "keep blobs that no model uses",
+        "at start, and when a model is replaced, keep blobs that no model uses",
     ),
     Setting(
         "log_level",
