@@ -13,6 +13,7 @@ import hashlib
 import json
 import re
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -325,7 +326,7 @@ class _Server(ThreadingHTTPServer):
 class MisbehavingRegistry:
     """Two ports: the registry's own, and the one that its redirects lead to."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None) -> None:
         self.closing = threading.Event()
         self.auth: Bearer | Basic | None = None
         self.blobs: dict[str, Blob] = {}
@@ -335,6 +336,8 @@ class MisbehavingRegistry:
         self._num_answering = 0
         self._address_uses: dict[str, int] = {}
         self._own, self._content = _Server(self), _Server(self)
+        if tls is not None:
+            self._own.socket = tls.wrap_socket(self._own.socket, server_side=True, do_handshake_on_connect=False)
         for server in (self._own, self._content):
             threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
 
@@ -508,9 +511,9 @@ class MisbehavingRegistry:
 
 
 @contextmanager
-def misbehaving() -> Iterator[MisbehavingRegistry]:
-    """A registry on two free loopback ports."""
-    registry = MisbehavingRegistry()
+def misbehaving(tls: ssl.SSLContext | None = None) -> Iterator[MisbehavingRegistry]:
+    """A registry on two free loopback ports; `tls` is for its own port, redirects lead to plain HTTP."""
+    registry = MisbehavingRegistry(tls)
     try:
         yield registry
     finally:

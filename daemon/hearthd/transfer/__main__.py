@@ -17,6 +17,7 @@ import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from typing import BinaryIO
 
@@ -60,7 +61,7 @@ class Jobs:
         self._http = http
         self._settings = settings
         self._answers = answers
-        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._tasks: dict[int, asyncio.Task[bytes | None]] = {}
 
     def take(self, line: bytes) -> None:
         """Starts or drops what the line says."""
@@ -70,42 +71,48 @@ class Jobs:
             self._refuse(line, error)
             return
         if isinstance(order, Drop):
-            if task := self._tasks.get(order.id):
-                task.cancel()
+            if order.id in self._tasks:
+                self._tasks[order.id].cancel()
         elif order.id in self._tasks:
             log.error("job %d is running already; the second one of that id is left out", order.id)
         else:
-            self._tasks[order.id] = asyncio.create_task(self._run(order))
+            task = self._tasks[order.id] = asyncio.create_task(self._work(order))
+            task.add_done_callback(partial(self._end, order))
 
     async def leave(self) -> None:
         """Drops everything; returns when all have noted what they have, or after LEAVE_GRACE_S."""
-        for task in self._tasks.values():
+        tasks = list(self._tasks.values())
+        for task in tasks:
             task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks.values(), timeout=LEAVE_GRACE_S)
+        if tasks:
+            await asyncio.wait(tasks, timeout=LEAVE_GRACE_S)
 
     def _refuse(self, line: bytes, error: msgspec.DecodeError) -> None:
         log.error("an order cannot be read: %s", error)
         with suppress(msgspec.DecodeError):
             self._answers.put(Failed(msgspec.json.decode(line, type=_Id).id, f"the order cannot be read: {error}"))
 
-    async def _run(self, job: Job) -> None:
-        try:
-            self._answers.put(Finished(job.id, await self._work(job) or b""))
-        except asyncio.CancelledError:
-            self._answers.put(Failed(job.id, "dropped", DROPPED))
-        except TransferError as error:
-            self._answers.put(Failed(job.id, str(error), error.reason, error.status))
-        except Exception as error:
-            log.exception("job %d (%s) failed in a way that was not foreseen", job.id, type(job).__name__)
-            self._answers.put(Failed(job.id, f"the transfer failed: {type(error).__name__}: {error}"[:500]))
-        finally:
-            del self._tasks[job.id]
+    def _end(self, job: Job, task: asyncio.Task[bytes | None]) -> None:
+        del self._tasks[job.id]
+        self._answers.put(_end(job, task))
 
     async def _work(self, job: Job) -> bytes | None:
         module, _, name = JOBS[type(job)].partition(":")
         work: Work = getattr(import_module(module), name)
         return await work(self._http, self._settings, job, lambda done, total: self._answers.move(job.id, done, total))
+
+
+def _end(job: Job, task: asyncio.Task[bytes | None]) -> Finished | Failed:
+    """The answer to a job whose task is done."""
+    if task.cancelled():
+        return Failed(job.id, "dropped", DROPPED)
+    error = task.exception()
+    if error is None:
+        return Finished(job.id, task.result() or b"")
+    if isinstance(error, TransferError):
+        return Failed(job.id, str(error), error.reason, error.status)
+    log.error("job %d (%s) failed in a way that was not foreseen", job.id, type(job).__name__, exc_info=error)
+    return Failed(job.id, f"the transfer failed: {type(error).__name__}: {error}"[:500])
 
 
 def guard_process() -> None:

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,17 @@ def test_several_blobs_arrive_side_by_side(registry: MisbehavingRegistry, proces
     assert {end.id for end in ends} == {0, 1, 2, 3}
     assert all(isinstance(end, Finished) for end in ends)
     assert names(directory) == ["sha256-<hex>"] * 4
+
+
+def test_limit_holds_for_all_jobs_together(registry: MisbehavingRegistry, directory: Path) -> None:
+    digests = [registry.add(random_bytes(MIB, seed)) for seed in range(2)]
+    started_s = time.monotonic()
+    with sender(settings(max_rate=2 * MIB)) as process:
+        for number, digest in enumerate(digests):
+            process.order(blob_order(registry, digest, directory, id=number))
+        for _ in digests:
+            assert isinstance(list(process.answers())[-1], Finished)
+    assert time.monotonic() - started_s >= 0.9
 
 
 # -- redirects ---------------------------------------------------------------------------------------------------------
