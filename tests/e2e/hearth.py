@@ -73,7 +73,7 @@ class Terminal:
         """Wait for `text` behind what was expected before; what was written up to its end."""
         deadline = time.monotonic() + PATIENCE_S
         while (at := self.seen.find(text, self._expected_to)) < 0:
-            assert time.monotonic() < deadline, f"{text!r} is not in {self.seen[self._expected_to :]!r}"
+            assert time.monotonic() < deadline, f"{text!r} is not in {self.raw[-300:]!r}"
             assert self._read(0.1), f"ended without {text!r}: {self.seen!r}"
         before, self._expected_to = self._expected_to, at + len(text)
         return self.seen[before : self._expected_to]
@@ -85,6 +85,14 @@ class Terminal:
     def line(self, text: str) -> None:
         """Type a line and press Enter."""
         self.type(text + "\r")
+
+    def rest(self) -> None:
+        """Wait until the process sleeps: until readline waits for a key it may miss a signal."""
+        status = Path(f"/proc/{self.process.pid}/stat")
+        calm = 0
+        while calm < 5:
+            calm = calm + 1 if status.read_text().rpartition(")")[2].split()[0] == "S" else 0
+            assert self._read(0.01)
 
     def wait(self) -> int:
         """The exit status; everything written is in `seen` then."""

@@ -179,3 +179,13 @@ def test_a_file_that_is_no_checkpoint_fails_with_the_servers_sentence(daemon: Da
     done = hearth(daemon, home, "create", "x")
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("Error: ")
+
+
+def test_check_reports_on_the_device(daemon: Daemon, home: Path) -> None:
+    for options in ([], ["--verify"]):
+        done = hearth(daemon, home, "check", *options, HEARTH_MODELS=str(home / "models"))
+        assert done.stderr == ""
+        assert done.stdout.splitlines()[-1].startswith("0 failures, ")
+        assert done.returncode == 0
+    assert "--verify" in hearth(daemon, home, "check", "--help").stdout
+    assert hearth(daemon, home, "check", "--nope").returncode == 2

@@ -14,6 +14,9 @@ import pytest
 from tests.e2e.daemon import Daemon, eventually
 from tests.e2e.hearth import COMMAND, environment, hearth
 
+SHORT = {"num_predict": 8, "temperature": 0}
+ENDLESS = {"num_predict": 1_000_000, "num_ctx": 60_000, "temperature": 50.0, "top_k": 20, "top_p": 1.0}
+
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
@@ -23,8 +26,7 @@ def home(tmp_path: Path) -> Path:
 @pytest.fixture(scope="module", autouse=True)
 def models(daemon: Daemon) -> Iterator[None]:
     """A model with short answers that are always the same, and one that talks on."""
-    for name, num_predict in (("short", 8), ("long", 100_000)):
-        parameters = {"num_predict": num_predict, "temperature": 0}
+    for name, parameters in (("short", SHORT), ("long", ENDLESS)):
         answer = daemon.post("/api/create", model=name, parameters=parameters, stream=False, **{"from": "tiny"})
         assert answer.json() == {"status": "success"}
     yield

@@ -15,6 +15,10 @@ from tests.tiny import write_tiny_gguf
 HINT = "Send a message (/? for help)"
 
 
+SHORT = {"num_predict": 8, "temperature": 0}
+ENDLESS = {"num_predict": 1_000_000, "num_ctx": 60_000, "temperature": 50.0, "top_k": 20, "top_p": 1.0}
+
+
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     return tmp_path
@@ -23,8 +27,7 @@ def home(tmp_path: Path) -> Path:
 @pytest.fixture(scope="module", autouse=True)
 def models(daemon: Daemon) -> Iterator[None]:
     """One with short answers, always the same, and one that talks on."""
-    for name, num_predict in (("short", 8), ("long", 100_000)):
-        parameters = {"num_predict": num_predict, "temperature": 0}
+    for name, parameters in (("short", SHORT), ("long", ENDLESS)):
         answer = daemon.post("/api/create", model=name, parameters=parameters, stream=False, **{"from": "tiny"})
         assert answer.json() == {"status": "success"}
     yield
@@ -100,7 +103,7 @@ def test_an_interrupt_stops_the_answer_and_not_the_program(daemon: Daemon, home:
     with terminal(daemon, home, "run", "long") as talk:
         talk.expect(HINT)
         talk.line("hello")
-        talk.expect("hello\n")
+        talk.expect(">>> hello\n")
         talk.take(20)
         talk.type("\x03")
         talk.expect(HINT)
@@ -114,7 +117,8 @@ def test_an_interrupt_at_the_prompt_says_how_to_leave(talk: Terminal) -> None:
     talk.expect("Use Ctrl + d or /bye to exit.\n")
     talk.expect(HINT)
     talk.type("half a li")
-    talk.expect("half a li")
+    talk.expect(">>> half a li")
+    talk.rest()
     talk.type("\x03")
     assert "exit" not in talk.expect(HINT)
     talk.type("\x04")
@@ -215,7 +219,7 @@ def test_what_was_typed_comes_back_in_the_next_conversation(talk: Terminal, daem
 
 @pytest.mark.parametrize("variable", ["HEARTH_NOHISTORY", "OLLAMA_NOHISTORY"])
 def test_nothing_typed_is_kept_where_that_is_not_wanted(variable: str, daemon: Daemon, home: Path) -> None:
-    with terminal(daemon, home, "run", "short", **{variable: "1"}) as talk:
+    with terminal(daemon, home, "run", "short", columns=80, **{variable: "1"}) as talk:
         talk.expect(HINT)
         talk.line("/bye")
         assert talk.wait() == 0

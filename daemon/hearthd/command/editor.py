@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import signal
 import sys
 import termios
 from collections.abc import Iterator
@@ -39,14 +40,16 @@ class Editor:
     def read(self, prompt: str, hint: str) -> str:
         """The next line, which may hold newlines where it was pasted; `hint` stands there until the first key.
 
-        Raises EOFError after Ctrl-D and KeyboardInterrupt, with the line begun so far as its argument, after Ctrl-C.
+        Raises EOFError after Ctrl-D and KeyboardInterrupt after Ctrl-C, with an argument where a line was begun.
         """
-        with _keys_at_once():
-            _wait_for_key(prompt, hint)
-            try:
+        has_begun = False
+        try:
+            with _keys_at_once():
+                _wait_for_key(prompt, hint)
+                has_begun = True
                 text = input(prompt)
-            except KeyboardInterrupt:
-                raise KeyboardInterrupt("line") from None
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(*["line"] * has_begun) from None
         self._keep(text)
         return text
 
@@ -77,19 +80,36 @@ def _wait_for_key(prompt: str, hint: str) -> None:
     echoing = termios.tcgetattr(sys.stdin)
     silent = termios.tcgetattr(sys.stdin)
     silent[3] &= ~termios.ECHO
-    sys.stdout.write(f"{_PASTE_ON}{prompt}{_GREY}{hint}{_NORMAL}\x1b[{len(hint)}D" if hint else _PASTE_ON + prompt)
-    sys.stdout.flush()
     try:
         termios.tcsetattr(sys.stdin, termios.TCSADRAIN, silent)
-        select.select([sys.stdin], [], [])
-        sys.stdout.write(_WIPE)
+        _write(_PASTE_ON + prompt + (f"{_GREY}{hint}{_NORMAL}\x1b[{len(hint)}D" if hint else ""))
+        with _signals() as signals:
+            select.select([sys.stdin, signals], [], [])
+        _write(_WIPE + _PASTE_OFF)
     except KeyboardInterrupt:
-        sys.stdout.write(f"{_WIPE}{prompt}")
+        _write(_WIPE + _PASTE_OFF + prompt)
         raise
     finally:
-        sys.stdout.write(_PASTE_OFF)
-        sys.stdout.flush()
         termios.tcsetattr(sys.stdin, termios.TCSADRAIN, echoing)
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[int]:
+    """A descriptor that can be read after a signal: one that comes just before `select` would else go unseen."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    try:
+        yield reading
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(reading)
+        os.close(writing)
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
 
 
 def _read_history(path: Path) -> list[str]:

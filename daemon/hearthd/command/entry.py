@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from hearthd.command.failure import CommandFailed
 from hearthd.command.terminal import line
-from hearthd.command.verbs import ALIASES, VERBS, Verb, usage
+from hearthd.command.verbs import ALIASES, LOCAL, VERBS, Verb, usage
 
 FAILED = 1
 USAGE = 2
@@ -116,12 +116,11 @@ def _version() -> int:
 
 
 def _check(options: list[str]) -> int:
-    try:
-        checks = import_module("hearthd.checks")
-    except ModuleNotFoundError:
-        raise CommandFailed("'hearth check' is not part of this installation") from None
-    status: int = checks.main(os.environ)
-    return status
+    from hearthd import checks
+
+    parser = _Parser(prog="hearth check", description=LOCAL["check"].capitalize() + ".", allow_abbrev=False)
+    parser.add_argument("--verify", action="store_true", help="read every blob and compare it with its digest")
+    return checks.main(os.environ, verify=parser.arguments(options).verify)
 
 
 def _fail(sentence: str, status: int) -> int:

@@ -68,6 +68,8 @@ class Response:
             return
         try:
             self._parser.feed_data(data)
+        except httptools.HttpParserCallbackError as error:
+            raise (error.__context__ or error) from None  # Ctrl-C in a callback
         except httptools.HttpParserError:
             if self._is_complete:  # what follows the answer is nobody's
                 return
