@@ -37,7 +37,8 @@ NICENESS = 5  # tokens go before bytes
 NUM_THREADS = 8  # for files; each job has one more, which hashes
 LEAVE_GRACE_S = 2.0  # for jobs to note what they have
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-M_ARENA_MAX, NUM_ARENAS = -8, 2  # malloc.h; glibc would give every thread memory of its own
+# malloc.h of glibc, which else gives every thread memory of its own, and the kernel every freed buffer back
+MALLOPT = {"M_ARENA_MAX": (-8, 2), "M_MMAP_THRESHOLD": (-3, 4 << 20), "M_TRIM_THRESHOLD": (-1, 16 << 20)}
 
 JOBS: dict[type[Job], str] = {
     messages.FetchManifest: "hearthd.transfer.manifest:fetch_manifest",
@@ -121,7 +122,8 @@ def guard_process() -> None:
     libc = ctypes.CDLL(None)
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     with suppress(AttributeError):  # musl
-        libc.mallopt(M_ARENA_MAX, NUM_ARENAS)
+        for option, value in MALLOPT.values():
+            libc.mallopt(option, value)
     with suppress(OSError):
         os.nice(NICENESS)
 

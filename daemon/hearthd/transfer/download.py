@@ -25,7 +25,7 @@ PART_BYTES = 8 << 20  # a request; small, so that the front moves steadily and h
 WRITE_BYTES = 512 << 10
 WRITE_EVERY_S = 0.5
 MAX_CHUNKS = 512  # one pwritev takes at most 1024
-COMMIT_EVERY_S = 0.2
+COMMIT_EVERY_S = (0.2, 1.0)  # at least and at most; in between, a flush may take a fifth of the time
 MAX_STREAMS = 16
 MAX_SIZE = 1 << 62
 
@@ -213,9 +213,13 @@ class Download:
         self._report(self._here.num_bytes, self._job.size)
 
     async def _keep_notes(self) -> None:
+        least_s, most_s = COMMIT_EVERY_S
+        took_s = 0.0
         while True:
-            await asyncio.sleep(COMMIT_EVERY_S)
+            await asyncio.sleep(min(most_s, max(least_s, 4 * took_s)))
+            started_s = time.monotonic()
             await self._note()
+            took_s = time.monotonic() - started_s
 
     async def _note(self) -> None:
         extents = list(self._unnoted)
