@@ -256,3 +256,13 @@ def test_the_terminal_is_left_as_it_was_found(daemon: Daemon, home: Path) -> Non
         assert talk.wait() == 0
         assert talk.modes() == before
         assert talk.raw.rindex(b"\x1b[?2004l") > talk.raw.rindex(b"\x1b[?2004h")
+
+
+def test_a_terminal_without_abilities_gets_text_only(daemon: Daemon, home: Path) -> None:
+    with terminal(daemon, home, "run", "short", columns=80, TERM="dumb") as talk:
+        talk.expect(">>> ")
+        talk.line("/clear")
+        talk.expect("Cleared session context\n")
+        talk.line("/bye")
+        assert talk.wait() == 0
+        assert b"\x1b" not in talk.raw

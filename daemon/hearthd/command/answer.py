@@ -8,7 +8,7 @@ from contextlib import closing
 
 from hearthd.command.replies import Chunk
 from hearthd.command.spinner import Spinner
-from hearthd.command.terminal import num_columns, plain
+from hearthd.command.terminal import is_terminal, num_columns, plain
 from hearthd.command.wrap import Wrapper
 
 _OPENING = "Thinking...\n"
@@ -23,7 +23,8 @@ class Answer:
     def __init__(self, *, wrap: bool, hide_thinking: bool = False) -> None:
         self.content = ""
         self.last = Chunk()
-        self._is_terminal = sys.stdout.isatty()
+        self._has_reader = sys.stdout.isatty()
+        self._is_terminal = is_terminal(sys.stdout)
         self._wrap = wrap and self._is_terminal
         self._hide_thinking = hide_thinking
         self._is_thinking = False
@@ -64,7 +65,7 @@ class Answer:
 
     def _safe(self, text: str) -> str:
         """A model's text must not steer the terminal."""
-        return plain(text) if self._is_terminal else text
+        return plain(text) if self._has_reader else text
 
     def _new_wrapper(self) -> Wrapper:
         return Wrapper(num_columns() if self._wrap else 0)

@@ -11,6 +11,8 @@ import termios
 from collections.abc import Iterator
 from pathlib import Path
 
+from hearthd.command.terminal import is_terminal
+
 try:
     import readline
 except ImportError:  # a Python without it: lines come unedited
@@ -33,7 +35,7 @@ class Editor:
         self.keeps_history = history is not None
         if readline is not None:
             readline.set_auto_history(False)
-            readline.parse_and_bind("set enable-bracketed-paste on")
+            readline.parse_and_bind(f"set enable-bracketed-paste {'on' if is_terminal(sys.stdout) else 'off'}")
             for entry in _read_history(history) if history else []:
                 readline.add_history(entry)
 
@@ -45,7 +47,8 @@ class Editor:
         has_begun = False
         try:
             with _keys_at_once():
-                _wait_for_key(prompt, hint)
+                if is_terminal(sys.stdout):
+                    _wait_for_key(prompt, hint)
                 has_begun = True
                 text = input(prompt)
         except KeyboardInterrupt:
