@@ -20,7 +20,7 @@ from yarl import URL
 from hearthd.transfer.credentials import basic_credentials
 from hearthd.transfer.errors import Passing, TransferError
 from hearthd.transfer.messages import UNAUTHORIZED, Repository, Settings
-from hearthd.transfer.registry import hub_token, registry_url
+from hearthd.transfer.registry import host_of, hub_token, registry_url, trusts
 from hearthd.transfer.threads import in_thread
 
 MAX_ANSWER_BYTES = 256 << 10
@@ -101,13 +101,12 @@ class Tokens:
         raise denied(repository, "it wants a user name and password" if challenges else "it offers no way to log in")
 
     async def _basic(self, url: URL) -> str:
-        return await in_thread(basic_credentials, self._settings.credentials, url.authority)
+        return await in_thread(basic_credentials, self._settings.credentials, host_of(url))
 
     async def _fetch_token(self, repository: Repository, challenge: Challenge) -> str:
         realm = realm_url(repository, challenge)
-        registry = registry_url(repository)
-        basic = await self._basic(registry)
-        if basic or realm.origin() != registry.origin() or not self._settings.key:
+        basic = await self._basic(registry_url(repository))
+        if basic or not trusts(repository, realm) or not self._settings.key:
             return await self._ask(repository, token_url(realm, challenge), basic)
         url = stamped(token_url(realm, challenge))
         try:
@@ -127,9 +126,9 @@ class Tokens:
         headers = {"Authorization": authorization} if authorization else {}
         async with self._send("GET", repository, url, headers) as response:
             if response.status == 429 or response.status >= 500:
-                raise Passing(f"{url.authority} gives no token: it answers {response.status}", status=response.status)
+                raise Passing(f"{host_of(url)} gives no token: it answers {response.status}", status=response.status)
             if response.status != 200:
-                raise denied(repository, f"{url.authority} gives no token, it answers {response.status}")
+                raise denied(repository, f"{host_of(url)} gives no token, it answers {response.status}")
             body = await response.content.read(MAX_ANSWER_BYTES)
             while response.content.total_bytes <= MAX_ANSWER_BYTES and (more := await response.content.readany()):
                 body += more
@@ -140,10 +139,10 @@ def _token(body: bytes, url: URL) -> str:
     try:
         answer = msgspec.json.decode(body, type=_Answer)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise TransferError(f"{url.authority} answers with no token: {error}") from error
+        raise TransferError(f"{host_of(url)} answers with no token: {error}") from error
     token = answer.token or answer.access_token
     if not token or not token.isascii() or not token.isprintable() or " " in token:
-        raise TransferError(f"{url.authority} answers with no usable token")
+        raise TransferError(f"{host_of(url)} answers with no usable token")
     return token
 
 

@@ -13,8 +13,9 @@ from yarl import URL
 
 from hearthd.transfer.errors import Passing, TransferError
 from hearthd.transfer.extents import Extent
-from hearthd.transfer.http import MAX_REDIRECTS, Http, one_line, redirect_target, refusal, trusted_by
+from hearthd.transfer.http import MAX_REDIRECTS, Http, one_line, redirect_target, refusal
 from hearthd.transfer.messages import NOT_FOUND, FetchBlob
+from hearthd.transfer.registry import host_of, trusts
 
 READ_BYTES = 512 << 10
 EXPIRED = (401, 403, 404, 410)  # what the target of a redirect answers when its signature has run out
@@ -75,7 +76,7 @@ class BlobSource:
             await rate.take(len(chunk))
             yield chunk
         if num_bytes < body.extent.num_bytes:
-            host = body.response.url.authority
+            host = host_of(body.response.url)
             raise Passing(
                 f"pull {self.name}: {host} ended its answer after {num_bytes} of {body.extent.num_bytes} bytes"
             )
@@ -114,7 +115,7 @@ class BlobSource:
             raise self._wrong(response, f"the blob has {size} bytes there, and {self._job.size} by its manifest")
 
     def _wrong(self, response: aiohttp.ClientResponse, what: str) -> TransferError:
-        return TransferError(f"pull {self.name} from {response.url.authority}: {what}", status=response.status)
+        return TransferError(f"pull {self.name} from {host_of(response.url)}: {what}", status=response.status)
 
     def _expiry(self, response: aiohttp.ClientResponse, address: URL | None) -> TransferError | None:
         """The error of a remembered address that works no longer; the registry will name another one."""
@@ -122,7 +123,7 @@ class BlobSource:
             return None
         if self._target is address:
             self._target = None
-        text = f"pull {self.name}: {address.authority} answers {response.status} for an address that worked"
+        text = f"pull {self.name}: {host_of(address)} answers {response.status} for an address that worked"
         return Passing(text, status=response.status)
 
     async def _refusal(self, response: aiohttp.ClientResponse) -> TransferError:
@@ -132,5 +133,5 @@ class BlobSource:
         if response.status == 416:
             match = _UNSATISFIED_RANGE.fullmatch(response.headers.get(hdrs.CONTENT_RANGE, ""))
             self._check_size(response, int(match[1]) if match else None)
-        elsewhere = "" if trusted_by(self._job.repository, response.url) else f" from {response.url.authority}"
+        elsewhere = "" if trusts(self._job.repository, response.url) else f" from {host_of(response.url)}"
         return await refusal(response, self._job.repository, f"pull {self.name}{elsewhere}")

@@ -20,7 +20,7 @@ from hearthd.transfer.auth import Tokens
 from hearthd.transfer.errors import Passing, TransferError
 from hearthd.transfer.messages import FAILED, NOT_FOUND, UNAUTHORIZED, Repository, Settings
 from hearthd.transfer.rate import Rate
-from hearthd.transfer.registry import proxy_for, registry_url, repository_url
+from hearthd.transfer.registry import host_of, proxy_for, repository_url, trusts
 
 CONNECT_TIMEOUT_S = 30.0
 READ_BUFFER_BYTES = 256 << 10  # aiohttp stops reading a connection at twice as many that nobody took
@@ -92,7 +92,7 @@ class Http:
         Inside the block too, a lost connection or a stall raises Passing, anything else TransferError.
         """
         url = where if isinstance(where, URL) else repository_url(repository, where)
-        trusted = url.origin() == registry_url(repository).origin()
+        trusted = trusts(repository, url)
         used = self._tokens.authorization(repository) if trusted else ""
         fields = {str(name): value for name, value in (headers or {}).items()}
         async with self._send(method, repository, url, fields | _authorization(used), data, timeout_s) as response:
@@ -157,7 +157,7 @@ class _told:
     """Turns what aiohttp raises into TransferErrors that name the host."""
 
     def __init__(self, url: URL) -> None:
-        self._host = url.authority
+        self._host = host_of(url)
 
     def __enter__(self) -> None: ...
 
@@ -200,7 +200,7 @@ def redirect_target(response: aiohttp.ClientResponse, *, allow_plain: bool = Fal
     """
     if response.status not in REDIRECTS:
         return None
-    host, location = response.url.authority, response.headers.get(hdrs.LOCATION, "")
+    host, location = host_of(response.url), response.headers.get(hdrs.LOCATION, "")
     try:
         target = response.url.join(URL(location, encoded=True))
     except ValueError:
@@ -208,7 +208,7 @@ def redirect_target(response: aiohttp.ClientResponse, *, allow_plain: bool = Fal
     if not location or target.scheme not in ("http", "https") or not target.host:
         raise TransferError(f"{host} redirects to no usable address: {one_line(location) or 'it names none'}")
     if response.url.scheme == "https" and target.scheme == "http" and not allow_plain:
-        raise TransferError(f"{host} redirects from https to http ({target.authority}), which is refused")
+        raise TransferError(f"{host} redirects from https to http ({host_of(target)}), which is refused")
     return target
 
 
@@ -225,7 +225,7 @@ async def read_bounded(response: aiohttp.ClientResponse, max_bytes: int) -> byte
     async for chunk in response.content.iter_any():
         body += chunk
         if len(body) > max_bytes:
-            raise TransferError(f"{response.url.authority} answers with more than {max_bytes} bytes, too many for this")
+            raise TransferError(f"{host_of(response.url)} answers with more than {max_bytes} bytes, too many for this")
     return bytes(body)
 
 
@@ -261,17 +261,12 @@ async def refusal(response: aiohttp.ClientResponse, repository: Repository, what
 
     Its sentence is `<what>: <code>: <body>`, `what` such as "pull model manifest".
     """
-    if response.status in (401, 403) and trusted_by(repository, response.url):
+    if response.status in (401, 403) and trusts(repository, response.url):
         return unauthorized(repository, response.status)
     text = f"{what}: {response.status}: {await complaint(response)}"
     if response.status in PASSING or response.status >= 500:
         return Passing(text, FAILED, response.status, after_s=retry_after_s(response))
     return TransferError(text, NOT_FOUND if response.status == 404 else FAILED, response.status)
-
-
-def trusted_by(repository: Repository, url: URL) -> bool:
-    """Whether `url` is on the repository's own registry."""
-    return url.origin() == registry_url(repository).origin()
 
 
 def retry_after_s(response: aiohttp.ClientResponse) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from ipaddress import ip_address
 from urllib.request import getproxies, proxy_bypass
 
@@ -11,7 +12,7 @@ from yarl import URL
 from hearthd.transfer.errors import TransferError
 from hearthd.transfer.messages import Repository
 
-HUB_HOSTS = ("hf.co", "huggingface.co")
+HUB_HOSTS = {"hf.co", "huggingface.co"}
 
 
 def registry_url(repository: Repository) -> URL:
@@ -61,10 +62,39 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or host.endswith(".localhost")
 
 
+def host_of(url: URL) -> str:
+    """`host` or `host:port`, as in a name: without the scheme's own port, user and password."""
+    host = f"[{url.host}]" if ":" in (url.host or "") else url.host or ""
+    return host if url.is_default_port() else f"{host}:{url.port}"
+
+
+def trusts(repository: Repository, url: URL) -> bool:
+    """Whether `url` is on the repository's own registry, which alone sees authorization.
+
+    Hugging Face's hosts are one registry: one leads to the other.
+    """
+    own = registry_url(repository)
+    if own.origin() == url.origin():
+        return True
+    return own.scheme == url.scheme == "https" and {host_of(own), host_of(url)} <= HUB_HOSTS
+
+
 def proxy_for(url: URL) -> URL | None:
-    """The proxy that the environment names for `url`; never one for this machine."""
+    """The proxy that the environment names for `url`; never one for this machine.
+
+    Raises TransferError where it names none that can be used.
+    """
     host = url.host or ""
     if is_loopback(host) or proxy_bypass(host):
         return None
-    proxy = getproxies().get(url.scheme)
-    return URL(proxy if "://" in proxy else f"http://{proxy}") if proxy else None
+    text = getproxies().get(url.scheme)
+    return _proxy_url(text) if text else None
+
+
+def _proxy_url(text: str) -> URL:
+    with suppress(ValueError):
+        proxy = URL(text if "://" in text else f"http://{text}")
+        if proxy.scheme in ("http", "https") and proxy.host:
+            return proxy
+    place = text.rpartition("@")[2][:100]  # without user name and password
+    raise TransferError(f"the environment's proxy {place!r} cannot be used; name one by http://host:port")
