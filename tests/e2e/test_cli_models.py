@@ -52,6 +52,35 @@ def test_a_reader_that_has_enough_is_no_failure(daemon: Daemon, home: Path) -> N
         assert command.stderr.read() == ""
 
 
+def test_output_that_cannot_be_written_fails_in_a_sentence(daemon: Daemon, home: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*COMMAND, "ls"],
+            env=environment(daemon.url, home),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (1, "Error: No space left on device\n")
+
+
+def test_closed_streams_lead_nowhere(daemon: Daemon, home: Path) -> None:
+    shell = ["sh", "-c", '"$@" <&- >&- 2>&-', "sh"]
+    for words in (["ls"], ["run", "tiny"]):
+        assert (
+            subprocess.run([*shell, *COMMAND, *words], env=environment(daemon.url, home), check=False).returncode == 0
+        )
+
+
+def test_an_argument_that_is_no_text_is_refused(daemon: Daemon, home: Path) -> None:
+    done = subprocess.run(
+        [*COMMAND, "show", b"\xff\xfe"], env=environment(daemon.url, home), capture_output=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr == b"Error: an argument or a variable of the environment is not valid text\n"
+
+
 def test_ps_shows_what_is_loaded_and_stop_unloads_it(daemon: Daemon, home: Path) -> None:
     assert hearth(daemon, home, "run", "tiny", "--keepalive", "-1m").returncode == 0
     heading, row = hearth(daemon, home, "ps").stdout.splitlines()

@@ -7,8 +7,10 @@ import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator
 from importlib import import_module
+from io import TextIOWrapper
 from itertools import islice
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import Any, NoReturn, TextIO
 
 from hearthd.command.failure import CommandFailed
 from hearthd.command.terminal import line
@@ -22,6 +24,7 @@ PIPE_CLOSED = 141  # 128 + SIGPIPE
 
 def main(words: list[str]) -> int:
     """The exit status of `hearth` with these words; see hearthd.cli.main."""
+    _open_streams()
     try:
         status = _dispatch(words)
         sys.stdout.flush()
@@ -35,6 +38,22 @@ def main(words: list[str]) -> int:
         # the reader has enough; https://docs.python.org/3/library/signal.html#note-on-sigpipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
+    except UnicodeError:
+        return _fail("an argument or a variable of the environment is not valid text", FAILED)
+    except OSError as error:
+        return _fail(f"{error.strerror or error}", FAILED)
+
+
+def _open_streams() -> None:
+    """Streams that were closed lead nowhere; what their encoding cannot say is replaced."""
+    sys.stdin, sys.stdout, sys.stderr = sys.stdin or _nowhere(), sys.stdout or _nowhere(), sys.stderr or _nowhere()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def _nowhere() -> TextIO:
+    return Path(os.devnull).open("r+")
 
 
 def _dispatch(words: list[str]) -> int:
