@@ -21,8 +21,8 @@ from hearthd.transfer.partial import Partial, clear
 from hearthd.transfer.retry import Retries
 from hearthd.transfer.threads import in_thread
 
-PART_BYTES = 8 << 20  # a request; small, so that the front moves steadily and hashing keeps up
-WRITE_BYTES = 512 << 10
+PART_BYTES = 16 << 20  # a request; small, so that the front moves steadily and hashing keeps up
+WRITE_BYTES = 1 << 20
 WRITE_EVERY_S = 0.5
 MAX_CHUNKS = 512  # one pwritev takes at most 1024
 COMMIT_EVERY_S = (0.2, 1.0)  # at least and at most; in between, a flush may take a fifth of the time

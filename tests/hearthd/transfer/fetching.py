@@ -10,7 +10,7 @@ from hearthd.transfer.messages import Answer, Failed, FetchBlob, FetchManifest, 
 from tests.registries.misbehaving import MisbehavingRegistry
 
 MIB = 1 << 20
-PART_BYTES = 8 * MIB  # of one request
+PART_BYTES = 16 * MIB  # of one request
 
 
 def settings(**fields: Any) -> Settings:

@@ -83,7 +83,7 @@ def test_streams_and_jobs_of_a_repository_share_a_token(
 def test_token_that_runs_out_is_replaced_in_the_middle_of_a_blob(
     registry: MisbehavingRegistry, signer: Sender, directory: Path
 ) -> None:
-    registry.auth = Bearer(public_key=made_key(signer), num_uses=2)
+    registry.auth = Bearer(public_key=made_key(signer), num_uses=1)
     digest = registry.add(random_bytes(30 * MIB))
     assert signer.do(blob_order(registry, digest, directory))[-1] == Finished(1)
     assert registry.auth.num_tokens >= 2

@@ -438,7 +438,7 @@ def test_end_of_input_ends_the_process_and_keeps_what_it_has(
     assert sum(end - start for start, end in journaled(directory, digest)) >= reached
 
 
-KILLS = [1, 2, 3, 5, 7, 9, 11, 13, 15, 17, 20, 23]  # MiB
+KILLS = [1, 2, 3, 5, 8, 11, 14, 18, 22, 26, 30, 34]  # MiB of 48
 
 
 def test_killed_downloads_go_on_without_fetching_journaled_bytes_again(
