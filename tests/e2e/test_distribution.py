@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import random
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +19,7 @@ from hearthd.store.store import ModelStore, open_store
 from tests.e2e.daemon import Daemon, eventually, running
 
 BIG_BYTES = (8 << 20) + 17
-BIG = os.urandom(BIG_BYTES)
+BIG = random.Random(1).randbytes(BIG_BYTES)
 HOME = "library/tiny"
 
 
