@@ -7,7 +7,7 @@ run:
 	@exec $(BIN)/hearth serve --starter
 
 test: lint
-	$(BIN)/python -m pytest -m "not slow and not kill"
+	$(BIN)/python -m pytest -m "not slow and not kill" -n auto --dist loadfile
 
 test-slow:
 	@sh setup.sh dev

@@ -11,7 +11,7 @@ from yarl import URL
 from hearthd.transfer.errors import Passing, TransferError
 from hearthd.transfer.http import PASSING, REDIRECTS, complaint, one_line, retry_after_s
 from hearthd.transfer.messages import FAILED, NOT_FOUND, UNAUTHORIZED, Repository
-from hearthd.transfer.registry import registry_url
+from hearthd.transfer.registry import host_of, registry_url
 
 PART_BYTES = 16 << 20  # stores behind registries want 5 MiB at least
 MAX_PART_BYTES = 1 << 30  # of what a registry may ask for
@@ -73,7 +73,7 @@ def upload_location(answer: aiohttp.ClientResponse, repository: Repository) -> s
     if registry.scheme == "https" and url.scheme == "http" and url.host == registry.host:
         url = registry.join(url.relative())  # a registry that does not know of the TLS before it
     if url.scheme != registry.scheme and url.scheme != "https":
-        raise TransferError(f"the upload would go on at {url.authority} by {url.scheme}, which is refused")
+        raise TransferError(f"the upload would go on at {host_of(url)} by {url.scheme}, which is refused")
     return str(url)
 
 
