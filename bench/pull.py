@@ -30,7 +30,7 @@ from bench.workload import PROSE, checkpoint
 from tests.registries.docker import DockerRegistry, docker_registry
 
 ROUNDS = 7
-BLOB_BYTES = 1 << 30
+BLOB_BYTES = 2 << 30  # as a model of 3 B weights
 CHAT_TOKENS = 256
 GIGABIT = "125MB"  # bytes a second of a board's usual network port
 

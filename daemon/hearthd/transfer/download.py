@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import re
+import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager
@@ -16,6 +18,7 @@ from hearthd.transfer.errors import Passing, TransferError
 from hearthd.transfer.extents import Extent, Extents, Parts
 from hearthd.transfer.hashing import FrontHash
 from hearthd.transfer.http import Http
+from hearthd.transfer.line import plain_line
 from hearthd.transfer.messages import MISMATCH, NO_SPACE, FetchBlob, Settings
 from hearthd.transfer.partial import Partial, clear
 from hearthd.transfer.retry import Retries
@@ -124,6 +127,7 @@ class Download:
         self._unnoted = Extents()  # in the file, not yet in the journal
         self._parts = Parts(here.holes(Extent(0, job.size)))
         self._num_workers = 0
+        self._writing = threading.Lock()
 
     async def run(self) -> None:
         """Returns when all bytes are in the file. Raises TransferError, StoreError."""
@@ -142,9 +146,11 @@ class Download:
         self._num_workers += 1
         self._group.create_task(self._work())
 
-    def _start_others(self) -> None:
+    def _start_others(self, *, is_plain: bool) -> None:
         """The first answer is here: where the registry gives ranges, more of them at once."""
         num_streams = max(1, min(self._settings.max_streams, MAX_STREAMS))
+        if is_plain:  # each has a thread of its own, and more of them than cores are slower
+            num_streams = min(num_streams, max(2, os.cpu_count() or 1))
         while self._source.ranged and self._parts and self._num_workers < num_streams:
             self._start_worker()
 
@@ -172,11 +178,9 @@ class Download:
         wanted = [part]
         try:
             async with self._source.open(part) as body:
-                if not body.whole:
-                    self._start_others()
-                elif self._num_workers > 1:
+                if body.whole and self._num_workers > 1:
                     return
-                else:
+                if body.whole:
                     wanted += self._parts.take_all()
                 await self._copy(body, wanted)
         finally:
@@ -185,6 +189,17 @@ class Download:
                     self._parts.give_back(hole)
 
     async def _copy(self, body: Body, wanted: Sequence[Extent]) -> None:
+        line = None
+        if not body.whole and not self._settings.max_rate:
+            line = plain_line(body.response, body.extent, self._settings.stall_timeout_s)
+        self._start_others(is_plain=line is not None)
+        if line is None:
+            await self._copy_chunks(body, wanted)
+            return
+        with line:
+            await line.copy(self._partial, self._writing, self._arrived)
+
+    async def _copy_chunks(self, body: Body, wanted: Sequence[Extent]) -> None:
         strip, position = Strip(), body.extent.start
         try:
             async with aclosing(self._source.chunks(body)) as chunks:
@@ -204,6 +219,9 @@ class Download:
         if not chunks:
             return
         await in_thread(self._partial.write, extent.start, chunks)
+        self._arrived(extent)
+
+    def _arrived(self, extent: Extent) -> None:
         self._here.add(extent)
         self._unnoted.add(extent)
         self._tell()

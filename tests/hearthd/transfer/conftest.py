@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.hearthd.transfer.fetching import settings
+from tests.hearthd.transfer.fetching import Processes
 from tests.registries.misbehaving import MisbehavingRegistry, misbehaving
-from tests.registries.sender import Sender, sender
+from tests.registries.sender import Sender
 
 
 @pytest.fixture
@@ -16,21 +16,6 @@ def registry() -> Iterator[MisbehavingRegistry]:
     """A registry for one test."""
     with misbehaving() as running:
         yield running
-
-
-class Processes:
-    """The processes of a module's tests, one at a time."""
-
-    def __init__(self, stack: ExitStack) -> None:
-        self._stack = stack
-        self._last: Sender | None = None
-
-    @property
-    def serving(self) -> Sender:
-        """The one that serves; after a test ended it, a new one."""
-        if self._last is None or self._last.process.poll() is not None:
-            self._last = self._stack.enter_context(sender(settings()))
-        return self._last
 
 
 @pytest.fixture(scope="module")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from hearthd.transfer.messages import Answer, Failed, FetchBlob, FetchManifest, Repository, Settings
 from tests.registries.misbehaving import MisbehavingRegistry
+from tests.registries.sender import Sender, sender
 
 MIB = 1 << 20
 PART_BYTES = 16 * MIB  # of one request
@@ -60,3 +62,19 @@ def names(directory: Path) -> list[str]:
         path.name.replace(path.name[7:71], "<hex>") if path.name.startswith("sha256-") else path.name
         for path in directory.iterdir()
     )
+
+
+class Processes:
+    """The processes of a module's tests, one at a time."""
+
+    def __init__(self, stack: ExitStack, **fields: Any) -> None:
+        self._stack = stack
+        self._settings = settings(**fields)
+        self._last: Sender | None = None
+
+    @property
+    def serving(self) -> Sender:
+        """The one that serves; after a test ended it, a new one."""
+        if self._last is None or self._last.process.poll() is not None:
+            self._last = self._stack.enter_context(sender(self._settings))
+        return self._last

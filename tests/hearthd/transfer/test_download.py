@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,16 @@ from hearthd.transfer.messages import (
     Finished,
     Moved,
 )
-from tests.hearthd.transfer.fetching import MIB, PART_BYTES, blob_order, failure, names, random_bytes, settings
+from tests.hearthd.transfer.fetching import (
+    MIB,
+    PART_BYTES,
+    Processes,
+    blob_order,
+    failure,
+    names,
+    random_bytes,
+    settings,
+)
 from tests.registries.misbehaving import (
     Fault,
     MisbehavingRegistry,
@@ -51,9 +61,19 @@ from tests.registries.misbehaving import (
 )
 from tests.registries.sender import Sender, moves, sender
 
+UNREACHED = 1 << 40  # bytes a second: bounded, though no line is so fast
+
+
 DATA = random_bytes(3 * PART_BYTES + 12_345)
 UNFINISHED = ["sha256-<hex>-partial", "sha256-<hex>-partial.journal"]
 OTHER = "0" * 64
+
+
+@pytest.fixture(scope="module", params=[0, UNREACHED], ids=["past the event loop", "through the event loop"])
+def processes(request: pytest.FixtureRequest) -> Iterator[Processes]:
+    """Without a bound, plain connections are read by threads of their own; with one, by the event loop."""
+    with ExitStack() as stack:
+        yield Processes(stack, max_rate=request.param)
 
 
 def content(directory: Path, digest: str) -> bytes:
