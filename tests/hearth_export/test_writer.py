@@ -15,6 +15,7 @@ from hearth_export.errors import ExportError
 from hearth_export.writer import DataFile, publish, require_space, staged, staged_file, write_file
 from hearthd.store.store import ModelStore
 from hearthd.store.variant import VARIANT_FILE, read_variant
+from tests.e2e.daemon import eventually
 from tests.hearth_export.converted import DIGEST, converted
 
 
@@ -81,6 +82,8 @@ def test_publishing_replaces_what_was_there(tmp_path: Path) -> None:
 def test_what_a_dead_conversion_left_goes_and_a_living_one_stays(tmp_path: Path) -> None:
     child = subprocess.Popen([sys.executable, "-c", "input()", "hearth_export"], stdin=subprocess.PIPE)
     try:
+        # a process that just began has no command line for a moment
+        eventually(Path(f"/proc/{child.pid}/cmdline").read_bytes, "the process has begun")
         (tmp_path / f".tmp-{child.pid}-x").mkdir()
         (tmp_path / ".tmp-4194999-x").mkdir()  # above the largest process id
         with staged(tmp_path):
