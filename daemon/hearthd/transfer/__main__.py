@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
@@ -33,7 +34,7 @@ from hearthd.transfer.messages import DROPPED, Drop, Failed, Finished, Job, Sett
 log = logging.getLogger("hearthd.transfer")
 
 USAGE = "usage: python -m hearthd.transfer SETTINGS_AS_JSON (started by the daemon)"
-NICENESS = 5  # tokens go before bytes
+NICENESS = 10  # tokens go before bytes
 NUM_THREADS = 8  # for files; each job has one more, which hashes
 LEAVE_GRACE_S = 2.0  # for jobs to note what they have
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -126,6 +127,9 @@ def guard_process() -> None:
             libc.mallopt(option, value)
     with suppress(OSError):
         os.nice(NICENESS)
+    if os.getsid(0) == os.getpid():  # where sessions are scheduled as groups, only the group's counts: sched(7)
+        with suppress(OSError):
+            Path("/proc/self/autogroup").write_text(str(NICENESS))
 
 
 def read_lines(stream: BinaryIO, loop: asyncio.AbstractEventLoop, take: Callable[[bytes], None]) -> None:
