@@ -212,10 +212,12 @@ class BlobStore:
         ]
 
     def tidy(self) -> None:
-        """Remove what dead writers left, and give blobs of old stores their present names."""
+        """Remove what dead writers left, also of downloads that ended, and give blobs of old stores their names."""
         for name in _names(self.root):
             path = self.root / name
             if name.startswith(TEMP_PREFIX) and _is_abandoned(path):
+                path.unlink(missing_ok=True)
+            elif is_partial(name) and "-partial" in name and (self.root / name.partition("-partial")[0]).is_file():
                 path.unlink(missing_ok=True)
             elif name.startswith("sha256:") and _FILE.fullmatch(name):
                 path.rename(self.root / name.replace(":", "-"))

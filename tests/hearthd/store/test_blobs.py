@@ -250,3 +250,16 @@ def test_strangers_are_files_that_are_neither_blobs_nor_temporary(blobs: BlobSto
     assert {path.name for path in blobs.strangers()} == {"notes.txt", partial}
     assert is_partial(partial)
     assert not is_partial("notes.txt")
+
+
+def test_notes_of_a_download_that_ended_go_and_those_of_others_stay(tmp_path: Path) -> None:
+    blobs = BlobStore(tmp_path)
+    done = blobs.put(b"done").replace(":", "-")
+    other = "sha256-" + "a" * 64
+    for name in (done, other):
+        (tmp_path / f"{name}-partial.journal").touch()
+        (tmp_path / f"{name}-upload-0123456789abcdef").touch()
+    blobs.tidy()
+    assert sorted(path.name for path in blobs.strangers()) == sorted(
+        [f"{done}-upload-0123456789abcdef", f"{other}-partial.journal", f"{other}-upload-0123456789abcdef"]
+    )
