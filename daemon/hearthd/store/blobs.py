@@ -215,12 +215,17 @@ class BlobStore:
         """Remove what dead writers left, also of downloads that ended, and give blobs of old stores their names."""
         for name in _names(self.root):
             path = self.root / name
-            if name.startswith(TEMP_PREFIX) and _is_abandoned(path):
-                path.unlink(missing_ok=True)
-            elif is_partial(name) and "-partial" in name and (self.root / name.partition("-partial")[0]).is_file():
+            if self._is_left(name):
                 path.unlink(missing_ok=True)
             elif name.startswith("sha256:") and _FILE.fullmatch(name):
                 path.rename(self.root / name.replace(":", "-"))
+
+    def _is_left(self, name: str) -> bool:
+        """Whether the file belongs to a writer that died, or to a download whose blob is here."""
+        if name.startswith(TEMP_PREFIX):
+            return _is_abandoned(self.root / name)
+        blob, mark, _ = name.partition("-partial")
+        return bool(mark) and is_partial(name) and (self.root / blob).is_file()
 
     def _check_room(self, source: Path, num_bytes: int) -> None:
         free = free_bytes(self.root)
