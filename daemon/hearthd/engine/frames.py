@@ -29,6 +29,38 @@ class SamplingParams(msgspec.Struct, frozen=True, array_like=True):
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     seed: int = -1
+    tfs_z: float = 1.0  # 1.0: off
+    typical_p: float = 1.0  # 1.0: off
+    mirostat: int = 0  # 1, 2: that algorithm takes the place of top_k to min_p
+    mirostat_tau: float = 5.0  # bits of surprise aimed at
+    mirostat_eta: float = 0.1  # learning rate
+    penalize_newline: bool = True  # False: penalties leave the newline's logit as it was
+
+
+class Grammar(msgspec.Struct, frozen=True, array_like=True):
+    """What the answer must be: JSON text that a schema accepts. Thoughts may precede it where `opening` is given."""
+
+    schema: str  # a JSON Schema, as JSON text
+    opening: str = ""  # the text that opens the model's thoughts; "": it has none
+    closing: str = ""
+    is_thinking: bool = False  # the prompt itself opens the thoughts
+
+
+class TopLogprob(msgspec.Struct, frozen=True, array_like=True):
+    """One of the likeliest tokens of a step."""
+
+    token: str
+    logprob: float  # natural
+    bytes: list[int]  # of the token's text, which alone need not be UTF-8
+
+
+class Logprob(msgspec.Struct, frozen=True, array_like=True):
+    """How likely the chosen token was before any sampler stage."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+    top: list[TopLogprob] = []  # likeliest first
 
 
 class Load(Frame, frozen=True):
@@ -38,6 +70,10 @@ class Load(Frame, frozen=True):
     num_ctx: int  # tokens, already clamped to the model's context length
     num_threads: int = 0  # 0: the runner decides
     num_batch: int = 512  # prompt tokens evaluated at once, at most
+    num_gpu: int = -1  # decoder layers on an accelerator; -1: as many as fit, 0: none
+    use_mmap: bool = True  # False: weights are read into memory of the process instead of mapped
+    use_mlock: bool = False  # weights are kept from being swapped out or dropped
+    vocab_only: bool = False  # no weights: only Tokenize is answered
 
 
 class Generate(Frame, frozen=True):
@@ -52,6 +88,10 @@ class Generate(Frame, frozen=True):
     num_keep: int = 4  # tokens kept at the front when the prompt is cut; < 0: the whole prompt
     truncate: bool = True  # False: a prompt beyond num_ctx fails instead of being cut
     want_context: bool = False  # answer Done.context
+    shift: bool = True  # False: a full window ends the answer instead of dropping its older half
+    grammar: Grammar | None = None
+    top_logprobs: int = -1  # < 0: no Logprob in the pieces; else how many of the likeliest tokens each carries
+    visible: list[str] = []  # special tokens whose text is part of the answer: marks of thoughts and tool calls
 
 
 class Tokenize(Frame, frozen=True):
@@ -85,10 +125,11 @@ class LoadFailure(Frame, frozen=True):
 
 
 class Piece(Frame, frozen=True):
-    """Text of one step, valid UTF-8, never empty."""
+    """Text of one step, valid UTF-8, not empty unless it carries logprobs."""
 
     id: int
     text: str
+    logprobs: list[Logprob] = []  # of the tokens chosen since the last piece, where the request wants them
 
 
 class Done(Frame, frozen=True):
