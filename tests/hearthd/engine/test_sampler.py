@@ -1,24 +1,39 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
 
-from hearthd.engine import sampler
 from hearthd.engine.frames import SamplingParams
-from hearthd.engine.sampler import Candidates, Floats, NonFiniteLogits, Sampler
+from hearthd.engine.sampler import Floats, NonFiniteLogits, Sampler
 
 PLAIN = SamplingParams(temperature=1.0, top_k=0, top_p=1.0)
+INF, NAN = math.inf, math.nan
+EVERYTHING: dict[str, Any] = {
+    "temperature": 0.9,
+    "top_k": 60,
+    "top_p": 0.95,
+    "min_p": 0.02,
+    "tfs_z": 0.97,
+    "typical_p": 0.9,
+    "repeat_penalty": 1.1,
+    "presence_penalty": 0.2,
+    "frequency_penalty": 0.1,
+}
 
 
 def random_logits(seed: int, size: int) -> Floats:
     return np.random.default_rng(seed).normal(0, 3, size).astype(np.float32)
 
 
-def ranked(logits: Floats) -> Candidates:
-    return sampler.top_k(logits, 0)
+def sampler(
+    num_ctx: int = 64, prompt: tuple[int, ...] = (), newline_ids: tuple[int, ...] = (), **fields: Any
+) -> Sampler:
+    return Sampler(SamplingParams(**fields), num_ctx=num_ctx, prompt=prompt, newline_ids=newline_ids)
 
 
 def softmax(values: list[float]) -> list[float]:
@@ -26,132 +41,198 @@ def softmax(values: list[float]) -> list[float]:
     return [weight / sum(weights) for weight in weights]
 
 
-@pytest.mark.parametrize("size", [3, 64, 1000, 4097, 49_152])
-@pytest.mark.parametrize("k", [1, 2, 40, 300, 4096, 0, -1, 10**9])
-def test_top_k_gives_the_k_best_in_order(size: int, k: int) -> None:
-    logits = random_logits(size, size)
-    got = sampler.top_k(logits, k)
-    assert got.logits.tolist() == sorted(logits.tolist(), reverse=True)[: k if k > 0 else size]
-    assert logits[got.ids].tolist() == got.logits.tolist()
-    assert len(set(got.ids.tolist())) == len(got.ids)
-
-
-def test_top_k_keeps_k_of_many_equal_logits() -> None:
-    assert len(sampler.top_k(np.zeros(10_000, np.float32), 40).ids) == 40
-
-
-@pytest.mark.parametrize("p", [0.0, 0.1, 0.5, 0.9, 0.999, 1.0])
-def test_top_p_keeps_the_fewest_that_reach_p(p: float) -> None:
-    candidates = ranked(random_logits(1, 200))
-    total, want = 0.0, 0
-    for probability in softmax(candidates.logits.tolist()):
-        if want and total >= p and p < 1.0:
-            break
-        total += probability
-        want += 1
-    kept = sampler.top_p(candidates, SamplingParams(top_p=p))
-    assert kept.ids.tolist() == candidates.ids.tolist()[:want]
-
-
-@pytest.mark.parametrize("p", [0.0, 0.05, 0.5, 1.0, 7.0])
-def test_min_p_keeps_what_is_likely_enough_beside_the_best(p: float) -> None:
-    candidates = ranked(random_logits(2, 200))
-    likely = softmax(candidates.logits.tolist())
-    want = [token for token, q in zip(candidates.ids.tolist(), likely, strict=True) if q >= min(p, 1.0) * likely[0]]
-    assert sampler.min_p(candidates, SamplingParams(min_p=p)).ids.tolist() == want
-
-
-def test_penalties_change_only_recent_tokens_by_the_published_formulas() -> None:
-    logits = random_logits(3, 50)
-    recent = [4, 9, 4, 30, 4]
-    params = SamplingParams(repeat_penalty=1.3, presence_penalty=0.4, frequency_penalty=0.2)
-    want = logits.astype(float).tolist()
-    for token, count in Counter(recent).items():
-        value = want[token] / 1.3 if want[token] > 0 else want[token] * 1.3
-        want[token] = value - 0.4 - 0.2 * count
-    before = logits.copy()
-    assert sampler.penalized(logits, np.array(recent), params).tolist() == pytest.approx(want, abs=1e-5)
-    assert (logits == before).all()
-
-
 def test_temperature_zero_takes_the_best_token_whatever_the_seed() -> None:
     logits = random_logits(4, 1000)
-    greedy = SamplingParams(temperature=0.0)
-    assert {Sampler(greedy, num_ctx=64, prompt=[]).choose(logits) for _ in range(5)} == {int(logits.argmax())}
+    assert {sampler(temperature=0.0, seed=seed).choose(logits) for seed in range(5)} == {int(logits.argmax())}
 
 
-def test_a_negative_temperature_is_greedy() -> None:
+@pytest.mark.parametrize("mirostat", [0, 1, 2])
+@pytest.mark.parametrize("temperature", [0.0, -1.0, -INF, NAN])
+def test_a_temperature_not_above_zero_is_greedy(temperature: float, mirostat: int) -> None:
     logits = random_logits(4, 1000)
-    assert Sampler(SamplingParams(temperature=-1.0), num_ctx=64, prompt=[]).choose(logits) == logits.argmax()
+    chosen = sampler(temperature=temperature, mirostat=mirostat)
+    assert {chosen.choose(logits) for _ in range(5)} == {logits.argmax()}
+
+
+def test_of_equal_best_tokens_greedy_takes_the_lowest_id() -> None:
+    assert sampler(temperature=0.0).choose(np.array([1, 4, 2, 4], np.float32)) == 1
 
 
 def test_greedy_after_penalties_leaves_a_repeated_token() -> None:
     logits = np.array([5.0, 4.9, 0.0], np.float32)
-    params = SamplingParams(temperature=0.0, repeat_penalty=1.5)
-    chosen = Sampler(params, num_ctx=64, prompt=[0])
+    chosen = sampler(temperature=0.0, repeat_penalty=1.5, prompt=(0,))
     assert [chosen.choose(logits), chosen.choose(logits)] == [1, 0]
 
 
-@pytest.mark.parametrize(("last_n", "want"), [(0, 0), (1, 0), (2, 1), (64, 1), (-1, 1)])
+@pytest.mark.parametrize("field", ["presence_penalty", "frequency_penalty"])
+def test_presence_and_frequency_alone_also_count_the_prompt(field: str) -> None:
+    logits = np.array([5.0, 4.9, 0.0], np.float32)
+    fields: dict[str, Any] = {"temperature": 0.0, field: 0.5}
+    assert sampler(prompt=(0,), **fields).choose(logits) == 1
+
+
+@pytest.mark.parametrize(("last_n", "want"), [(0, 0), (1, 0), (2, 1), (64, 1), (-1, 1), (10**9, 1), (-7, 1)])
 def test_repeat_last_n_bounds_how_far_back_a_repetition_counts(last_n: int, want: int) -> None:
-    params = SamplingParams(temperature=0.0, repeat_penalty=2.0, repeat_last_n=last_n)
-    assert Sampler(params, num_ctx=64, prompt=[0, 2]).choose(np.array([5.0, 4.0, 0.0], np.float32)) == want
+    chosen = sampler(temperature=0.0, repeat_penalty=2.0, repeat_last_n=last_n, prompt=(0, 2))
+    assert chosen.choose(np.array([5.0, 4.0, 0.0], np.float32)) == want
 
 
-def test_the_same_seed_draws_the_same_tokens() -> None:
-    logits = random_logits(5, 5000)
-    params = SamplingParams(seed=42)
-    runs = [[Sampler(params, num_ctx=64, prompt=[]).choose(logits)] for _ in range(2)]
-    one, other = (Sampler(params, num_ctx=64, prompt=[]) for _ in range(2))
-    assert [one.choose(logits) for _ in range(50)] == [other.choose(logits) for _ in range(50)]
-    assert runs[0] == runs[1]
+def test_repeat_last_n_reaches_no_further_back_than_num_ctx() -> None:
+    logits = np.array([5.0, 4.0, 0.0], np.float32)
+    assert (
+        sampler(temperature=0.0, repeat_penalty=2.0, repeat_last_n=-1, num_ctx=2, prompt=(0, 2, 2)).choose(logits) == 0
+    )
+
+
+@pytest.mark.parametrize(("penalizes", "want"), [(True, 1), (False, 0)])
+def test_a_newline_that_is_not_penalized_keeps_its_logit(penalizes: bool, want: int) -> None:
+    logits = np.array([5.0, 4.0, 0.0], np.float32)
+    chosen = sampler(temperature=0.0, repeat_penalty=2.0, penalize_newline=penalizes, prompt=(0, 0), newline_ids=(0, 2))
+    assert chosen.choose(logits) == want
+
+
+def test_only_the_newline_is_spared() -> None:
+    logits = np.array([5.0, 4.0, 3.0], np.float32)
+    chosen = sampler(temperature=0.0, repeat_penalty=9.0, penalize_newline=False, prompt=(0, 1), newline_ids=(1,))
+    assert chosen.choose(logits) == 1
+
+
+@pytest.mark.parametrize("fields", [{}, EVERYTHING, {"mirostat": 1}, {"mirostat": 2}, {"top_k": 0, "top_p": 1.0}])
+def test_the_same_seed_draws_the_same_tokens(fields: dict[str, Any]) -> None:
+    rows = [random_logits(seed, 5000) for seed in range(40)]
+    one, other = (sampler(seed=42, **fields) for _ in range(2))
+    tokens = [one.choose(row) for row in rows]
+    assert tokens == [other.choose(row) for row in rows]
+    assert tokens != [sampler(seed=43, **fields).choose(row) for row in rows]
+
+
+def test_the_same_seed_draws_the_same_tokens_while_others_draw() -> None:
+    rows = [random_logits(seed, 2000) for seed in range(60)]
+    alone, results = sampler(seed=7), list[list[int]]()
+    want = [alone.choose(row) for row in rows]
+
+    def draw(chosen: Sampler) -> None:
+        results.append([chosen.choose(row) for row in rows])
+
+    threads = [threading.Thread(target=draw, args=(sampler(seed=7),)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [want] * 4
+    between, other = sampler(seed=7), sampler(seed=8)
+    assert [(between.choose(row), other.choose(row))[0] for row in rows] == want
 
 
 def test_seed_minus_one_draws_afresh() -> None:
     logits = np.zeros(10_000, np.float32)
-    draws = {Sampler(PLAIN, num_ctx=64, prompt=[]).choose(logits) for _ in range(8)}
-    assert len(draws) > 1
+    assert len({Sampler(PLAIN, num_ctx=64, prompt=[]).choose(logits) for _ in range(8)}) > 1
 
 
 @pytest.mark.parametrize("seed", [-2, -(2**63), 2**63 - 1, 2**64 - 1, 0])
-def test_every_seed_of_64_bits_is_usable(seed: int) -> None:
-    assert 0 <= Sampler(SamplingParams(seed=seed), num_ctx=8, prompt=[]).choose(random_logits(0, 10)) < 10
+def test_every_seed_of_64_bits_gives_draws_of_its_own(seed: int) -> None:
+    logits = np.zeros(10_000, np.float32)
+    chosen, same, other = sampler(seed=seed), sampler(seed=seed), sampler(seed=12345)
+    tokens = [chosen.choose(logits) for _ in range(6)]
+    assert tokens == [same.choose(logits) for _ in range(6)]
+    assert tokens != [other.choose(logits) for _ in range(6)]
 
 
-def test_draws_follow_the_softmax() -> None:
-    logits = np.array([1.0, 0.0, -1.0, -20.0], np.float32)
-    chosen = Sampler(SamplingParams(temperature=0.7, top_k=3, top_p=1.0, seed=7), num_ctx=64, prompt=[])
-    counts = Counter(chosen.choose(logits) for _ in range(20_000))
-    want = softmax([value / 0.7 for value in (1.0, 0.0, -1.0)])
-    assert counts[3] == 0
-    for token, probability in enumerate(want):
-        assert counts[token] / 20_000 == pytest.approx(probability, abs=0.02)
+@pytest.mark.parametrize("size", [4, 20_000])
+def test_draws_follow_the_softmax(size: int) -> None:
+    logits = np.full(size, -90.0, np.float32)
+    likely = [0, size // 2 - 1, size - 1]
+    logits[likely] = 1.0, 0.0, -1.0
+    chosen = sampler(temperature=0.7, top_k=0, top_p=1.0, seed=7)
+    counts = Counter(chosen.choose(logits) for _ in range(4000))
+    assert set(counts) == set(likely)
+    for token, probability in zip(likely, softmax([value / 0.7 for value in (1.0, 0.0, -1.0)]), strict=True):
+        assert counts[token] / 4000 == pytest.approx(probability, abs=0.03)
 
 
 def test_top_p_looks_at_probabilities_before_the_temperature() -> None:
     # at temperature 1 the best token alone reaches 0.6; at temperature 10 all three would be needed
     logits = np.log(np.array([0.7, 0.2, 0.1], np.float32))
-    chosen = Sampler(SamplingParams(temperature=10.0, top_k=0, top_p=0.6, seed=1), num_ctx=8, prompt=[])
+    chosen = sampler(temperature=10.0, top_k=0, top_p=0.6, seed=1)
     assert {chosen.choose(logits) for _ in range(100)} == {0}
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
-@pytest.mark.parametrize("temperature", [0.0, 0.8])
-@pytest.mark.parametrize("top_k", [0, 40])
-def test_a_non_finite_row_is_refused(bad: float, temperature: float, top_k: int) -> None:
+def test_top_p_looks_at_what_top_k_left() -> None:
+    # of all four tokens three are needed for 0.75; of the best two, the best alone has 4/7
+    logits = np.log(np.array([0.4, 0.3, 0.2, 0.1], np.float32))
+    chosen = sampler(temperature=1.0, top_k=2, top_p=0.56, seed=1)
+    assert {chosen.choose(logits) for _ in range(100)} == {0}
+
+
+@pytest.mark.parametrize("bad", [NAN, INF])
+@pytest.mark.parametrize("fields", [{"temperature": 0.0}, {}, {"top_k": 0}, {"mirostat": 1}, {"mirostat": 2}])
+def test_a_non_finite_row_is_refused(bad: float, fields: dict[str, Any]) -> None:
     logits = random_logits(6, 5000)
     logits[1234] = bad
     with pytest.raises(NonFiniteLogits, match="not finite"):
-        Sampler(SamplingParams(temperature=temperature, top_k=top_k), num_ctx=8, prompt=[]).choose(logits)
+        sampler(**fields).choose(logits)
+
+
+@pytest.mark.parametrize("bad", [NAN, INF])
+def test_a_non_finite_logit_of_a_penalized_token_is_refused(bad: float) -> None:
+    with pytest.raises(NonFiniteLogits):
+        sampler(repeat_penalty=1.5, prompt=(1,)).choose(np.array([1.0, bad, 2.0], np.float32))
 
 
 def test_a_row_of_minus_infinity_is_refused() -> None:
     with pytest.raises(NonFiniteLogits):
-        Sampler(SamplingParams(), num_ctx=8, prompt=[]).choose(np.full(100, -np.inf, np.float32))
+        sampler().choose(np.full(100, -np.inf, np.float32))
 
 
-def test_masked_tokens_are_never_drawn() -> None:
-    logits = np.full(5000, -np.inf, np.float32)
-    logits[[7, 4000]] = 1.0
-    chosen = Sampler(PLAIN, num_ctx=8, prompt=[])
-    assert {chosen.choose(logits) for _ in range(200)} == {7, 4000}
+MODES = [
+    PLAIN,
+    SamplingParams(),
+    SamplingParams(mirostat=1),
+    SamplingParams(mirostat=2),
+    SamplingParams(temperature=0.0),
+]
+MODES += [SamplingParams(**EVERYTHING), SamplingParams(**{**EVERYTHING, "top_k": 0})]
+
+
+@pytest.mark.parametrize("params", MODES)
+@pytest.mark.parametrize("allowed", [[7], [7, 4000], list(range(0, 5000, 2))])
+def test_what_the_constraint_forbids_is_never_drawn(params: SamplingParams, allowed: list[int]) -> None:
+    logits = random_logits(8, 5000)
+    before = logits.copy()
+
+    def constrain(row: Floats) -> Floats:
+        masked = np.full_like(row, -INF)
+        masked[allowed] = row[allowed]
+        return masked
+
+    chosen = Sampler(params, num_ctx=64, prompt=[7, 7, 7])
+    assert {chosen.choose(logits, constrain) for _ in range(50)} <= set(allowed)
+    assert np.array_equal(logits, before)
+
+
+def test_the_constraint_sees_penalized_logits() -> None:
+    seen = list[list[float]]()
+
+    def constrain(row: Floats) -> Floats:
+        seen.append(row.tolist())
+        return row
+
+    sampler(temperature=0.0, repeat_penalty=2.0, prompt=(0,)).choose(np.array([4.0, 3.0], np.float32), constrain)
+    assert seen == [[2.0, 3.0]]
+
+
+def test_no_parameter_value_gives_anything_but_a_token() -> None:
+    rows = [random_logits(1, 600), np.array([3e38, -3e38, 0, -INF], np.float32), np.array([5], np.float32)]
+    rng = np.random.default_rng(3)
+    wild = [-INF, -1e300, -1.0, 0.0, 1e-300, 0.5, 1.0, 2.0, 1e300, INF, NAN]
+    integers = [-(2**31), -1, 0, 1, 2, 3, 2**31]
+    for _ in range(600):
+        numbers = {name: float(rng.choice(wild)) for name in (*EVERYTHING, "mirostat_tau", "mirostat_eta")}
+        fields: dict[str, Any] = dict(numbers)
+        fields |= {name: int(rng.choice(integers)) for name in ("top_k", "mirostat", "repeat_last_n")}
+        for row in rows:
+            chosen = sampler(prompt=(0, 0, 0), **fields)
+            for _ in range(3):
+                token = chosen.choose(row)
+                assert 0 <= token < len(row)
+                assert row[token] > -INF, fields
