@@ -9,11 +9,14 @@ from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Tokens
 from typing import Protocol
 
+from hearthd.engine.cached import CachedTokens
 from hearthd.engine.channel import Closed
-from hearthd.engine.frames import Failed, Frame, Generate, Piece
+from hearthd.engine.frames import Failed, Frame, Generate
+from hearthd.engine.grammar import GrammarError, Grammars
 from hearthd.engine.sampler import Floats, NonFiniteLogits
-from hearthd.engine.sequence import RequestError, Sequence, Status
+from hearthd.engine.sequence import Constraint, RequestError, Sequence, Status
 from hearthd.engine.tokens import Tokenizer, UnknownToken
+from hearthd.engine.window import PromptTooLong, num_dropped
 from hearthd.store.variant import VariantInfo
 
 
@@ -25,27 +28,33 @@ class Device(Protocol):
         """Positions of the KV cache."""
 
     @property
+    def tile(self) -> int:
+        """Rows of a prefill step whose results do not depend on how many such tiles it has."""
+
+    @property
+    def shifts(self) -> bool:
+        """Whether `drop` works."""
+
+    @property
     def logits(self) -> Floats:
         """(V,) float32 after the last evaluated token; valid until the next call."""
 
     def prefill(self, tokens: Tokens[int], past: int) -> Iterator[int]:
-        """Evaluates `tokens` at positions `past`.. in chunks; yields how many are done after each."""
+        """Evaluates `tokens` at positions `past`.. in steps; yields how many are done after each.
+
+        All steps but the last are whole tiles.
+        """
 
     def decode(self, token: int, past: int) -> None:
         """Evaluates one token at position `past`."""
 
-
-def num_common(left: list[int], right: list[int]) -> int:
-    """The length of the longest common prefix."""
-    shorter = min(len(left), len(right))
-    if left[:shorter] == right[:shorter]:
-        return shorter
-    return next(index for index in range(shorter) if left[index] != right[index])
+    def drop(self, kept: int, count: int, length: int) -> None:
+        """Of `length` positions, removes `count` after the first `kept`; those behind move there."""
 
 
 def failure(request_id: int, error: Exception) -> Failed:
     """The frame that reports `error`; one that was not foreseen is also written to stderr."""
-    if isinstance(error, RequestError | UnknownToken):
+    if isinstance(error, RequestError | UnknownToken | PromptTooLong | GrammarError):
         return Failed(request_id, str(error), 400)
     if isinstance(error, NonFiniteLogits):
         return Failed(request_id, str(error))
@@ -61,9 +70,10 @@ class Batch:
         self._tokenizer = tokenizer
         self._info = info
         self._send = send
+        self._grammars = Grammars(tokenizer, info)
         self._waiting: deque[Sequence] = deque()
         self._running: Sequence | None = None
-        self._cached: list[int] = []  # the tokens that the KV cache holds, by position
+        self._cached = CachedTokens(device.tile)
 
     @property
     def idle(self) -> bool:
@@ -108,30 +118,47 @@ class Batch:
             self._admit(sequence)
 
     def _admit(self, sequence: Sequence) -> None:
-        sequence.admit(self._tokenizer, self._info, self._device.num_ctx)
-        common = min(num_common(self._cached, sequence.prompt), len(sequence.prompt) - 1)
-        del self._cached[common:]
-        sequence.begin_prefill(self._device.prefill(sequence.prompt[common:], common), common)
+        device = self._device
+        sequence.admit(
+            self._tokenizer,
+            self._info,
+            num_ctx=device.num_ctx,
+            shifts=device.shifts,
+            constraint=self._constraint(sequence.request),
+        )
+        reused = self._cached.reusable(sequence.prompt, exact=sequence.reproducible)
+        self._cached.cut(reused)
+        sequence.begin_prefill(device.prefill(sequence.prompt[reused:], reused), reused)
+
+    def _constraint(self, request: Generate) -> Constraint | None:
+        return None if request.grammar is None else self._grammars.compile(request.grammar)
 
     def _prefill(self, sequence: Sequence) -> None:
         num_done = next(sequence.chunks, None)
         if num_done is None:
-            self._cached = sequence.prompt.copy()
             sequence.begin_decode()
             self._choose(sequence)
         else:
-            self._cached = sequence.prompt[: sequence.cached_count + num_done]
+            self._cached.extend(sequence.prompt[len(self._cached) : sequence.cached_count + num_done])
 
     def _decode(self, sequence: Sequence) -> None:
+        if len(self._cached) == self._device.num_ctx:
+            self._make_room(sequence.kept)
         token = sequence.tokens[-1]
         self._device.decode(token, len(self._cached))
         self._cached.append(token)
         self._choose(sequence)
 
+    def _make_room(self, kept: int) -> None:
+        """Drops the older half of a full window, but for its first `kept` tokens."""
+        count = num_dropped(kept, self._device.num_ctx)
+        self._device.drop(kept, count, len(self._cached))
+        self._cached.drop(kept, count)
+
     def _choose(self, sequence: Sequence) -> None:
-        text = sequence.advance(self._device.logits)
-        if text:
-            self._send(Piece(sequence.id, text))
+        piece = sequence.advance(self._device.logits)
+        if piece is not None:
+            self._send(piece)
         if sequence.status is Status.FINISHED:
             self._finish(sequence, sequence.reason)
 
@@ -142,5 +169,6 @@ class Batch:
 
     def _fail(self, sequence: Sequence, error: Exception) -> None:
         self._running = None
-        self._cached.clear()  # the failed call may have written anywhere
+        if sequence.status is not Status.WAITING:
+            self._cached.cut(0)  # the failed call may have written anywhere
         self._send(failure(sequence.id, error))

@@ -5,15 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from enum import Enum
+from typing import Protocol
 
-from hearthd.engine.frames import Done, Generate
+from hearthd.engine.frames import Done, Generate, Logprob, Piece
+from hearthd.engine.guard import RepeatGuard
+from hearthd.engine.logprobs import logprob_of
 from hearthd.engine.sampler import Floats, Sampler
 from hearthd.engine.stops import StopMatcher
 from hearthd.engine.tokens import Detokenizer, Tokenizer
+from hearthd.engine.window import fitted, num_kept
 from hearthd.store.variant import VariantInfo
 
 MAX_WINDOWS = 10  # new tokens of one request, in multiples of num_ctx
-MAX_EQUAL_PIECES = 30  # equal pieces in a row before a loop is assumed
 
 
 class Status(Enum):
@@ -29,39 +32,18 @@ class RequestError(ValueError):
     """The request cannot be served as it is."""
 
 
-def fitted(ids: list[int], *, num_ctx: int, num_keep: int, truncate: bool) -> list[int]:
-    """`ids`, or where they fill the window their first `num_keep` and last ones, about half of the rest.
+class Constraint(Protocol):
+    """Follows the tokens of one answer and says which may come next."""
 
-    The cut leaves num_ctx - max((num_ctx - num_keep) // 2, 1) ids. `num_keep` < 0 keeps as many as fit.
-    Raises RequestError where a cut is needed and `truncate` is False.
-    """
-    if len(ids) < num_ctx:
-        return ids
-    if not truncate:
-        raise RequestError(
-            "the prompt is longer than the context length currently available to the model; shorten the prompt, "
-            "adjust the context length in settings, or use a model with a longer context length"
-        )
-    keep = num_ctx - 1 if num_keep < 0 else min(num_keep, num_ctx - 1)
-    total = num_ctx - max((num_ctx - keep) // 2, 1)
-    return ids[:keep] + ids[len(ids) - (total - keep) :]
+    @property
+    def finished(self) -> bool:
+        """Whether the answer is complete: only its end may follow."""
 
+    def apply(self, logits: Floats) -> Floats:
+        """A row (V,) in which forbidden tokens are -inf; `logits` stays as it is."""
 
-class RepeatGuard:
-    """Notices a model that says the same piece again and again."""
-
-    __slots__ = ("_count", "_last")
-
-    def __init__(self) -> None:
-        self._last = ""
-        self._count = 0
-
-    def loops(self, piece: str) -> bool:
-        """Whether `piece`, blanks aside, came more than MAX_EQUAL_PIECES times in a row."""
-        piece = piece.strip()
-        self._count = self._count + 1 if piece == self._last else 1
-        self._last = piece
-        return self._count > MAX_EQUAL_PIECES
+    def accept(self, token: int) -> None:
+        """`token` was chosen, and does not end the answer."""
 
 
 class Sequence:
@@ -76,30 +58,50 @@ class Sequence:
         self.chunks: Iterator[int] = iter(())  # the prefill in progress
         self.reason = ""
         self.cached_count = 0
+        self.kept = 0  # tokens that stay at the front when the window is full
         self._eval_count = 0
         self._texts: list[str] = []
         self._started_ns: int | None = None
         self._evaluated_ns: int | None = None
 
-    def admit(self, tokenizer: Tokenizer, info: VariantInfo, num_ctx: int) -> None:
-        """Encodes the prompt and makes ready to generate. Raises RequestError or UnknownToken."""
+    @property
+    def reproducible(self) -> bool:
+        """Whether the same request must give the same text, whatever ran before."""
+        sampling = self.request.sampling
+        return sampling.temperature <= 0 or sampling.seed != -1
+
+    def admit(
+        self, tokenizer: Tokenizer, info: VariantInfo, *, num_ctx: int, shifts: bool, constraint: Constraint | None
+    ) -> None:
+        """Encodes the prompt and makes ready to generate.
+
+        `shifts` says whether the device can drop tokens of a full window. Raises RequestError, PromptTooLong
+        or UnknownToken.
+        """
         request = self.request
         self._started_ns = time.monotonic_ns()
         before = tokenizer.text_of(request.context) if request.context else ""
-        ids = tokenizer.encode_within(before + request.prompt, num_ctx)
-        if not ids:
+        self._asked = tokenizer.encode_within(before + request.prompt, num_ctx)
+        length = len(self._asked)
+        if not length:
             raise RequestError("the prompt is empty")
-        num_keep = request.num_keep + info.add_bos if request.num_keep >= 0 else -1
-        self.prompt = fitted(ids, num_ctx=num_ctx, num_keep=num_keep, truncate=request.truncate)
-        self._num_ctx = num_ctx
+        self.kept = num_kept(request.num_keep, prompt_length=length, add_bos=info.add_bos, num_ctx=num_ctx)
+        truncate = request.truncate and request.shift
+        self.prompt = fitted(self._asked, num_ctx=num_ctx, kept=self.kept, truncate=truncate)
         self._end_ids = frozenset(info.eos_ids)
         limit = MAX_WINDOWS * num_ctx
         self._limit = min(request.num_predict, limit) if request.num_predict > 0 else limit
+        if not (shifts and request.shift):
+            self._limit = min(self._limit, num_ctx - len(self.prompt) + 1)
         self._tokenizer = tokenizer
-        self._detokenizer = Detokenizer(tokenizer)
+        self._constraint = constraint
+        self._constrain = constraint.apply if constraint is not None else None
+        self._detokenizer = Detokenizer(tokenizer, request.visible)
         self._stops = StopMatcher(request.stop)
         self._guard = RepeatGuard()
-        self._sampler = Sampler(request.sampling, num_ctx=num_ctx, prompt=self.prompt)
+        self._sampler = Sampler(
+            request.sampling, num_ctx=num_ctx, prompt=self.prompt, newline_ids=tokenizer.newline_ids
+        )
 
     def begin_prefill(self, chunks: Iterator[int], cached_count: int) -> None:
         """`chunks` evaluates the prompt after its first `cached_count` tokens."""
@@ -112,25 +114,45 @@ class Sequence:
         self._evaluated_ns = time.monotonic_ns()
         self.status = Status.DECODE
 
-    def advance(self, logits: Floats) -> str:
-        """Chooses the next token from (V,) logits; the text that may now be shown, maybe none."""
-        token = self._sampler.choose(logits)
+    def advance(self, logits: Floats) -> Piece | None:
+        """Chooses the next token from (V,) logits; what may now be shown, if anything."""
+        token = self._sampler.choose(logits, self._constrain)
         self._eval_count += 1
         if token in self._end_ids:
-            return self._end("stop")
+            text = self._end("stop")
+            return Piece(self.id, text) if text else None
         self.tokens.append(token)
+        logprobs = self._logprobs(logits, token)
+        text = self._show(token)
+        return Piece(self.id, text, logprobs) if text or logprobs else None
+
+    def _logprobs(self, logits: Floats, token: int) -> list[Logprob]:
+        num_top = self.request.top_logprobs
+        return [] if num_top < 0 else [logprob_of(logits, token, num_top, self._tokenizer.spelt)]
+
+    def _show(self, token: int) -> str:
+        """The text that `token` lets be shown, maybe none; ends the sequence where it is time."""
         piece = self._detokenizer.add(token)
         shown = self._stops.feed(piece) if piece else ""
         if self._stops.stopped:
             self.finish("stop")
-        elif self._exhausted() or (piece and self._guard.loops(piece)):
+        elif self._completes(token):
+            shown += self._end("stop")
+        elif self._eval_count >= self._limit or self._loops(token, piece):
             shown += self._end("length")
         if self.request.want_context:
             self._texts.append(shown)
         return shown
 
-    def _exhausted(self) -> bool:
-        return self._eval_count >= self._limit or len(self.prompt) + self._eval_count > self._num_ctx
+    def _completes(self, token: int) -> bool:
+        if self._constraint is None:
+            return False
+        self._constraint.accept(token)
+        return self._constraint.finished
+
+    def _loops(self, token: int, piece: str) -> bool:
+        """A piece may be empty within a character; a token without any text counts as a blank one."""
+        return bool(piece or not self._tokenizer.token_bytes(token)) and self._guard.loops(piece)
 
     def _end(self, reason: str) -> str:
         self.finish(reason)
@@ -154,10 +176,11 @@ class Sequence:
             prompt_ns=evaluated_ns - started_ns,
             eval_count=self._eval_count,
             eval_ns=now_ns - evaluated_ns,
-            context=self._context() if self.request.want_context else [],
+            context=self._context() if self.request.want_context and self.prompt else [],
         )
 
     def _context(self) -> list[int]:
+        """The whole prompt, cut or not, and the whole answer."""
         if self._eval_count and self._stops.stopped:  # the tokens say more than was shown
-            return self.prompt + self._tokenizer.encode_plain("".join(self._texts))
-        return self.prompt + self.tokens
+            return self._asked + self._tokenizer.encode_plain("".join(self._texts))
+        return self._asked + self.tokens

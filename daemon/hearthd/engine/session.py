@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 
 from hearthd.engine.kvcache import KVCache
 from hearthd.engine.providers.provider import Provider, load_provider
+from hearthd.engine.shift import drop_positions
 from hearthd.store import variant
 from hearthd.store.variant import VariantInfo
 
 RUNNER_BYTES = 60 << 20  # interpreter, numpy, ONNX Runtime and tokenizer, before any weight
 KEPT_BINDINGS = 4
+TILE = 32  # rows: a multiple of what kernels of x86 and Arm take at once
 
 
 class Step:
@@ -72,24 +74,38 @@ class Session:
         self.cos, self.sin = rotary_tables(info, num_ctx)  # (num_ctx, head_dim / 2) float32
         self.logits = np.zeros(info.vocab_size, np.float32)  # (V,): of the last token evaluated
         self.size_bytes = info.weight_bytes + self.cache.num_bytes + 2 * self.cos.nbytes + RUNNER_BYTES
-        self._chunk = max(1, min(num_batch, provider.prefill_chunk))
+        chunk = max(1, min(num_batch, provider.prefill_chunk))
+        self.tile = min(TILE, chunk)
+        self._chunk = chunk - chunk % self.tile
         self._steps: dict[tuple[int, int], Step] = {}
         self._decode = self._step(1, 1)
 
     def prefill(self, tokens: Sequence[int], past: int) -> Iterator[int]:
-        """Evaluates `tokens` at positions past.. in chunks, yielding how many are done after each.
+        """Evaluates `tokens` at positions past.. in steps, yielding how many are done after each.
 
         After the last, `logits` is that of the last token. Stop iterating to cancel: what was yielded stays valid.
         """
-        for start in range(0, len(tokens), self._chunk):
-            chunk = tokens[start : start + self._chunk]
-            done = start + len(chunk)
-            self._step(len(chunk), 1 if done == len(tokens) else 0).run(chunk, past + start)
+        done = 0
+        for size in steps(len(tokens), chunk=self._chunk, tile=self.tile):
+            chunk, start = tokens[done : done + size], past + done
+            done += size
+            self._step(size, 1 if done == len(tokens) else 0).run(chunk, start)
             yield done
 
     def decode(self, token: int, past: int) -> None:
         """Evaluates one token at position `past`; `logits` is valid until the next call."""
         self._decode.run((token,), past)
+
+    @property
+    def shifts(self) -> bool:
+        """Whether `drop` works: only keys of a float type can be turned."""
+        return self.cache.values.dtype.kind == "f"
+
+    def drop(self, kept: int, count: int, length: int) -> None:
+        """Of `length` positions, removes `count` after the first `kept`; those behind move there."""
+        for layer in range(self.info.num_layers):
+            keys, values = self.cache.of(layer, "key"), self.cache.of(layer, "value")
+            drop_positions(keys, values, self.info.rope_inv_freq, kept=kept, count=count, length=length)
 
     def close(self) -> None:
         """Frees the weights; the session is of no use afterwards."""
@@ -116,6 +132,20 @@ def open_session(
     provider = load_provider(info.provider, num_threads)
     num_ctx = max(1, min(num_ctx, info.context_length))
     return Session(variant_dir / info.graph, info, provider, num_ctx=num_ctx, num_batch=num_batch)
+
+
+def steps(num_tokens: int, *, chunk: int, tile: int) -> Iterator[int]:
+    """Sizes of prefill steps: `chunk`, a multiple of `tile`, as long as tokens last, then the rest.
+
+    A step of one token runs in other kernels than longer ones. Where a chunk is several tiles none is left
+    alone: the step before it leaves it a tile for company. Where it is one, all steps begin at the same places anyway.
+    """
+    while num_tokens > chunk:
+        size = chunk - tile if chunk > tile and num_tokens == chunk + 1 else chunk
+        yield size
+        num_tokens -= size
+    if num_tokens:
+        yield num_tokens
 
 
 def rotary_tables(info: VariantInfo, num_ctx: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

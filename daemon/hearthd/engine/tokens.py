@@ -13,6 +13,7 @@ from tokenizers import Tokenizer as TokenizerFile
 from hearthd.store.variant import VariantInfo
 
 CHARACTERS_PER_TOKEN = 16  # generous: texts have 2 to 6
+NEWLINES = ("\u010a", "<0x0A>", "\n")  # how byte-level BPE, SentencePiece and added tokens spell a line feed
 SPACE = "\u2581"  # SentencePiece's visible space
 
 
@@ -59,15 +60,17 @@ class Detokenizer:
     A character that generation leaves unfinished is never shown.
     """
 
-    __slots__ = ("_decoder", "_token_bytes")
+    __slots__ = ("_decoder", "_token_bytes", "_visible")
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, visible: Iterable[str] = ()) -> None:
+        """`visible` are the texts of special tokens that are printed; all others print nothing."""
         self._token_bytes = tokenizer.token_bytes
+        self._visible = tokenizer.special(visible)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def add(self, token: int) -> str:
         """The text completed by `token`, maybe none; bytes that cannot be UTF-8 become U+FFFD."""
-        return self._decoder.decode(self._token_bytes(token))
+        return self._decoder.decode(self._visible.get(token) or self._token_bytes(token))
 
 
 class Tokenizer:
@@ -87,6 +90,7 @@ class Tokenizer:
         self._added: dict[int, Any] = self._file.get_added_tokens_decoder()
         self._text_of = _byte_level if _mentions(steps.get("decoder"), "ByteLevel") else _sentencepiece
         self._cache: dict[int, bytes] = {}
+        self.newline_ids = self._printing(b"\n", NEWLINES)  # ids of the tokens that print a line feed alone
         special = next((added.content for added in self._added.values() if added.special), "")
         self._adds_space = self._prefixes_space("")
         self._adds_space_after_special = self._prefixes_space(special)
@@ -137,9 +141,20 @@ class Tokenizer:
         text = self._file.id_to_token(token)
         return b"" if text is None else self._text_of(text)
 
-    def _shown(self, token: int) -> bytes:
+    def _printing(self, content: bytes, spellings: Iterable[str]) -> tuple[int, ...]:
+        ids = map(self._file.token_to_id, spellings)
+        return tuple(token for token in ids if token is not None and self.token_bytes(token) == content)
+
+    def spelt(self, token: int) -> bytes:
+        """As `token_bytes`, but special tokens are spelt out."""
         added = self._added.get(token)
         return self.token_bytes(token) if added is None else added.content.encode("utf-8", "replace")
+
+    def special(self, texts: Iterable[str]) -> dict[int, bytes]:
+        """Ids of the special tokens among `texts`, each with its bytes; a text that is none is left out."""
+        known = (self._file.token_to_id(text) for text in texts)
+        ids = [token for token in known if token is not None]
+        return {token: self.spelt(token) for token in ids if self._is_special(token)}
 
     def text_of(self, ids: Sequence[int]) -> str:
         """The text of `ids`, special tokens spelt out, such that encoding it gives them again.
@@ -150,7 +165,7 @@ class Tokenizer:
         parts: list[bytes] = []
         adds_space = self._adds_space
         for token in ids:
-            shown = self._shown(token)
+            shown = self.spelt(token)
             parts.append(shown[1:] if adds_space and shown.startswith(b" ") else shown)
             adds_space = self._adds_space_after_special and self._is_special(token)
         return b"".join(parts).decode("utf-8", "replace")

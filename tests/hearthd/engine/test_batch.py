@@ -10,12 +10,14 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as TokenizerFile
 
 from hearthd.engine.batch import Batch
-from hearthd.engine.frames import Done, Failed, Frame, Generate, Piece, SamplingParams
+from hearthd.engine.frames import Done, Failed, Frame, Generate, Grammar, Logprob, Piece, SamplingParams
 from hearthd.engine.sampler import Floats
 from hearthd.engine.tokens import Tokenizer
 from hearthd.store.variant import VariantInfo
 
 GREEDY = SamplingParams(temperature=0.0)
+DRAWN = SamplingParams(top_k=1)  # the best token too, but of a request that asks for no reproducible answer
+SEEDED = SamplingParams(top_k=1, seed=7)
 NUM_BYTES = 256
 END = 256  # the id of </s>
 CHUNK = 4
@@ -28,9 +30,12 @@ class Echo:
         self.tokenizer = Tokenizer(tokenizer_path, info())
         self.script = self.tokenizer.encode_plain(script)
         self.num_ctx = num_ctx
+        self.tile = CHUNK
+        self.shifts = True
         self.kv: list[int] = []
         self.evaluated: list[tuple[int, int]] = []  # (tokens, past) of each call
         self.logits: Floats = np.zeros(NUM_BYTES + 1, np.float32)
+        self.dropped: list[tuple[int, int, int]] = []  # (kept, count, length) of each call
         self.fails = False
         self._num_decoded = 0
 
@@ -56,6 +61,11 @@ class Echo:
         self.kv.append(token)
         self._aim()
 
+    def drop(self, kept: int, count: int, length: int) -> None:
+        assert length == len(self.kv) and count > 0 <= kept and kept + count <= length
+        self.dropped.append((kept, count, length))
+        del self.kv[kept : kept + count]
+
 
 def info(**fields: Any) -> VariantInfo:
     return VariantInfo(
@@ -73,8 +83,7 @@ def info(**fields: Any) -> VariantInfo:
         num_kv_heads=1,
         head_dim=8,
         rope_inv_freq=[],
-        eos_ids=[END],
-        **fields,
+        **{"eos_ids": [END], **fields},
     )
 
 
@@ -106,6 +115,10 @@ class Rig:
 
     def text(self, request_id: int) -> str:
         return "".join(frame.text for frame in self.sent if isinstance(frame, Piece) and frame.id == request_id)
+
+    def logprobs(self, request_id: int) -> list[Logprob]:
+        pieces = [frame for frame in self.sent if isinstance(frame, Piece) and frame.id == request_id]
+        return [logprob for piece in pieces for logprob in piece.logprobs]
 
     def done(self, request_id: int) -> Done:
         [frame] = [frame for frame in self.sent if isinstance(frame, Done) and frame.id == request_id]
@@ -147,7 +160,7 @@ def test_requests_are_served_in_the_order_they_came(tokenizer_path: Path) -> Non
 
 def test_only_what_differs_from_the_last_sequence_is_evaluated(tokenizer_path: Path) -> None:
     rig = Rig(Echo(tokenizer_path, "abc"))
-    rig.run(Generate(1, "hello", sampling=GREEDY), Generate(2, "helloab and more", sampling=GREEDY))
+    rig.run(Generate(1, "hello", sampling=GREEDY), Generate(2, "helloab and more", sampling=DRAWN))
     assert rig.device.evaluated == [(5, 0), (9, 7)]
     assert rig.done(2).cached_count == 7
     assert rig.done(2).prompt_count == 16
@@ -155,7 +168,7 @@ def test_only_what_differs_from_the_last_sequence_is_evaluated(tokenizer_path: P
 
 def test_of_an_equal_prompt_the_last_token_is_evaluated_again(tokenizer_path: Path) -> None:
     rig = Rig(Echo(tokenizer_path, "abc"))
-    rig.run(Generate(1, "hello", sampling=GREEDY), Generate(2, "hello", sampling=GREEDY))
+    rig.run(Generate(1, "hello", sampling=DRAWN), Generate(2, "hello", sampling=DRAWN))
     assert rig.device.evaluated == [(5, 0), (1, 4)]
     assert rig.text(1) == rig.text(2) == "abc"
 
@@ -184,10 +197,11 @@ def test_num_predict_bounds_the_new_tokens(tokenizer_path: Path, num_predict: in
     assert rig.done(1).reason == ("length" if num_predict in (1, 3) else "stop")
 
 
-def test_a_full_window_ends_with_length(tokenizer_path: Path) -> None:
+def test_without_shift_a_full_window_ends_with_length(tokenizer_path: Path) -> None:
     rig = Rig(Echo(tokenizer_path, "abcdefghijkl" * 10, num_ctx=16))
-    rig.run(Generate(1, "0123456789", sampling=GREEDY))
+    rig.run(Generate(1, "0123456789", sampling=GREEDY, shift=False))
     assert rig.done(1).reason == "length"
+    assert rig.device.dropped == []
     assert len(rig.text(1)) == 7  # six that the cache still holds and one that is only shown
 
 
@@ -211,7 +225,9 @@ def test_a_prompt_beyond_the_window_keeps_its_front_and_its_end(tokenizer_path: 
     rig = Rig(Echo(tokenizer_path, "", num_ctx=16))
     prompt = "".join(map(chr, range(0x21, 0x7F)))
     rig.run(Generate(1, prompt, num_keep=num_keep, sampling=GREEDY, want_context=True))
-    assert rig.device.tokenizer.text_of(rig.done(1).context) == want
+    assert rig.device.tokenizer.text_of(rig.device.kv) == want
+    assert rig.done(1).prompt_count == len(want)
+    assert rig.device.tokenizer.text_of(rig.done(1).context) == prompt  # the context is whole, for a wider window
 
 
 def test_the_bos_token_is_kept_beside_num_keep(tokenizer_path: Path) -> None:
@@ -221,7 +237,7 @@ def test_the_bos_token_is_kept_beside_num_keep(tokenizer_path: Path) -> None:
     rig = Rig(device, **facts)
     rig.run(Generate(1, "a" * 40, num_keep=1, sampling=GREEDY, want_context=True))
     assert rig.done(1).prompt_count == 16 - 14 // 2
-    assert rig.done(1).context[0] == 5
+    assert rig.device.kv == [5, *device.tokenizer.encode_plain("a" * 8)]
 
 
 @pytest.mark.parametrize(("length", "fits"), [(15, True), (16, False)])
@@ -235,6 +251,20 @@ def test_without_truncate_a_prompt_beyond_the_window_fails_as_bad_request(
     else:
         assert rig.failed(1).status == 400
         assert rig.failed(1).message.startswith("the prompt is longer than the context length")
+
+
+def test_without_shift_a_prompt_beyond_the_window_fails_as_bad_request(tokenizer_path: Path) -> None:
+    rig = Rig(Echo(tokenizer_path, "", num_ctx=16))
+    rig.run(Generate(1, "a" * 16, shift=False, sampling=GREEDY))
+    assert rig.failed(1).status == 400
+    assert rig.failed(1).message.startswith("the prompt is longer than the context length")
+
+
+def test_a_request_that_is_refused_leaves_the_cache_to_the_next(tokenizer_path: Path) -> None:
+    rig = Rig(Echo(tokenizer_path, "", num_ctx=16))
+    rig.run(Generate(1, "0123456789"), Generate(2, "a" * 16, truncate=False), Generate(3, "0123456789"))
+    assert rig.failed(2).status == 400
+    assert rig.done(3).cached_count == 9
 
 
 def test_an_empty_prompt_fails_as_bad_request(tokenizer_path: Path) -> None:
@@ -274,6 +304,7 @@ def test_cancel_between_two_chunks_of_a_prompt_keeps_what_is_evaluated(tokenizer
     rig.run(Generate(2, "0123456789", sampling=GREEDY))
     assert rig.done(1).reason == "cancel"
     assert rig.done(2).cached_count == CHUNK
+    assert rig.device.evaluated == [(10, 0), (6, 4)]
     assert rig.text(2) == "ok"
 
 
@@ -307,3 +338,152 @@ def test_a_character_that_stays_unfinished_is_not_shown(tokenizer_path: Path) ->
     rig = Rig(Echo(tokenizer_path, "a\U0001f44d"))
     rig.run(Generate(1, "x", num_predict=3, sampling=GREEDY))
     assert rig.text(1) == "a"
+
+
+@pytest.mark.parametrize("num_keep", [0, 3, 6, 99, -1])
+def test_a_full_window_drops_half_of_what_is_not_kept_and_goes_on(tokenizer_path: Path, num_keep: int) -> None:
+    rig = Rig(Echo(tokenizer_path, "abcdefghijkl" * 10, num_ctx=16))
+    rig.run(Generate(1, "0123456789", num_keep=num_keep, num_predict=60, sampling=GREEDY, want_context=True))
+    kept = {99: 15, -1: 10}.get(num_keep, num_keep)
+    assert rig.text(1) == "abcdefghijkl" * 5
+    assert (rig.done(1).reason, rig.done(1).eval_count) == ("length", 60)
+    assert set(rig.device.dropped) == {(kept, max((16 - kept) // 2, 1), 16)}
+    assert rig.device.tokenizer.text_of(rig.device.kv[: min(kept, 10)]) == "0123456789"[:kept]
+    assert rig.device.tokenizer.text_of(rig.done(1).context) == "0123456789" + "abcdefghijkl" * 5
+
+
+def test_the_bos_token_stays_when_the_window_shifts(tokenizer_path: Path) -> None:
+    device = Echo(tokenizer_path, "abcdefghijkl" * 10, num_ctx=16)
+    facts = {"bos_id": 5, "add_bos": True}
+    device.tokenizer = Tokenizer(tokenizer_path, info(**facts))
+    rig = Rig(device, **facts)
+    rig.run(Generate(1, "0123", num_keep=0, num_predict=40, sampling=GREEDY))
+    assert rig.device.kv[0] == 5
+    assert {kept for kept, _, _ in rig.device.dropped} == {1}
+
+
+@pytest.mark.parametrize("num_predict", [-1, 0, -2, 10**12])
+def test_an_answer_ends_after_ten_windows(tokenizer_path: Path, num_predict: int) -> None:
+    rig = Rig(Echo(tokenizer_path, "abcdefghijkl" * 100, num_ctx=16))
+    rig.run(Generate(1, "x", num_predict=num_predict, sampling=GREEDY))
+    assert (rig.done(1).reason, rig.done(1).eval_count) == ("length", 160)
+
+
+def test_a_device_that_cannot_shift_ends_a_full_window_with_length(tokenizer_path: Path) -> None:
+    device = Echo(tokenizer_path, "abcdefghijkl" * 10, num_ctx=16)
+    device.shifts = False
+    rig = Rig(device)
+    rig.run(Generate(1, "0123456789", sampling=GREEDY))
+    assert (rig.done(1).reason, rig.done(1).eval_count, device.dropped) == ("length", 7, [])
+
+
+def test_a_window_of_one_token_still_answers(tokenizer_path: Path) -> None:
+    rig = Rig(Echo(tokenizer_path, "abc", num_ctx=1))
+    rig.run(Generate(1, "0123", sampling=GREEDY))
+    assert (rig.text(1), rig.done(1).prompt_count) == ("abc", 1)
+
+
+def test_after_a_shift_only_the_kept_tokens_serve_another_request(tokenizer_path: Path) -> None:
+    rig = Rig(Echo(tokenizer_path, "abcdefghijkl" * 10, num_ctx=16))
+    rig.run(Generate(1, "0123456789", num_keep=4, num_predict=14, sampling=DRAWN))
+    left = rig.device.tokenizer.text_of(rig.device.kv)
+    assert len(left) > 6 and left.startswith("0123") and "456" not in left
+    rig.run(Generate(2, left + "!", sampling=DRAWN))
+    assert rig.done(2).cached_count == 4
+    assert rig.text(2).startswith("abc")
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, SEEDED])
+def test_a_reproducible_request_goes_on_only_from_whole_tiles_of_prompts(
+    tokenizer_path: Path, sampling: SamplingParams
+) -> None:
+    rig = Rig(Echo(tokenizer_path, "abc"))
+    rig.run(Generate(1, "0123456789", sampling=sampling))  # two tiles of four and two more
+    rig.run(Generate(2, "0123456789abc, and so on", sampling=sampling))
+    rig.run(Generate(3, "0123456789abc, and so on", sampling=sampling))
+    assert [rig.done(n).cached_count for n in (1, 2, 3)] == [0, 8, 20]
+    assert rig.device.evaluated == [(10, 0), (16, 8), (4, 20)]
+
+
+def test_a_reproducible_request_evaluates_no_token_alone(tokenizer_path: Path) -> None:
+    rig = Rig(Echo(tokenizer_path, "abc"))
+    rig.run(Generate(1, "0123456789", sampling=SEEDED), Generate(2, "012345678", sampling=SEEDED))
+    assert rig.device.evaluated == [(10, 0), (5, 4)]
+
+
+def test_what_follows_a_generated_token_is_no_ground_for_a_reproducible_request(tokenizer_path: Path) -> None:
+    rig = Rig(Echo(tokenizer_path, "abcd"))
+    rig.run(Generate(1, "0123", sampling=DRAWN), Generate(2, "0123abcd45678901", sampling=DRAWN))
+    rig.run(Generate(3, "0123abcd45678901", sampling=SEEDED))
+    assert [rig.done(n).cached_count for n in (1, 2, 3)] == [0, 8, 4]
+
+
+@pytest.mark.parametrize("script", [" \n" * 200, "\n" * 200])
+def test_a_model_that_says_nothing_but_blanks_is_ended_with_length(tokenizer_path: Path, script: str) -> None:
+    rig = Rig(Echo(tokenizer_path, script, num_ctx=256))
+    rig.run(Generate(1, "x", sampling=GREEDY))
+    assert (rig.done(1).reason, rig.done(1).eval_count) == ("length", 31)
+    assert len(rig.text(1)) == 31
+
+
+def test_a_model_that_only_gives_tokens_without_text_is_ended_with_length(tokenizer_path: Path) -> None:
+    device = Echo(tokenizer_path, "", num_ctx=256)
+    device.script = [END] * 200
+    rig = Rig(device, **{"eos_ids": []})
+    rig.run(Generate(1, "x", sampling=GREEDY))
+    assert (rig.text(1), rig.done(1).reason, rig.done(1).eval_count) == ("", "length", 31)
+
+
+def test_a_visible_special_token_is_part_of_the_text_and_others_are_not(tokenizer_path: Path) -> None:
+    device = Echo(tokenizer_path, "")
+    device.script = [*device.tokenizer.encode_plain("a"), END, *device.tokenizer.encode_plain("b")]
+    rig = Rig(device, **{"eos_ids": []})
+    rig.run(Generate(1, "x", num_predict=3, visible=["</s>"], sampling=GREEDY))
+    rig.run(Generate(2, "x", num_predict=3, visible=["</t>"], sampling=GREEDY))
+    assert (rig.text(1), rig.text(2)) == ("a</s>b", "ab")
+
+
+def test_every_shown_token_comes_with_its_logprob(tokenizer_path: Path) -> None:
+    rig = Rig(Echo(tokenizer_path, "ab"))
+    rig.run(Generate(1, "x", top_logprobs=2, sampling=GREEDY), Generate(2, "x", sampling=GREEDY))
+    found = rig.logprobs(1)
+    assert [(item.token, item.bytes, len(item.top)) for item in found] == [("a", [97], 2), ("b", [98], 2)]
+    assert found[0].logprob == pytest.approx(1 - np.log(np.e + NUM_BYTES), abs=1e-5)
+    assert found[0].top[0].token == "a"
+    assert rig.logprobs(2) == []
+
+
+def test_logprobs_come_without_text_and_also_for_a_stop_string(tokenizer_path: Path) -> None:
+    rig = Rig(Echo(tokenizer_path, "a\U0001f44dEND"))
+    rig.run(Generate(1, "x", top_logprobs=0, stop=["END"], sampling=GREEDY))
+    assert rig.text(1) == "a\U0001f44d"
+    assert bytes(byte for item in rig.logprobs(1) for byte in item.bytes).decode() == "a\U0001f44dEND"
+    assert all(item.top == [] for item in rig.logprobs(1))
+
+
+SCHEMA = (
+    '{"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"], "additionalProperties": false}'
+)
+
+
+def test_an_answer_held_to_a_grammar_ends_where_it_is_complete(tokenizer_path: Path) -> None:
+    rig = Rig(Echo(tokenizer_path, '{"a":7} and more'))
+    rig.run(Generate(1, "x", grammar=Grammar(SCHEMA), top_logprobs=0, sampling=GREEDY, want_context=True))
+    assert (rig.text(1), rig.done(1).reason, rig.done(1).eval_count) == ('{"a":7}', "stop", 7)
+    assert len(rig.logprobs(1)) == 7
+    assert rig.device.tokenizer.text_of(rig.done(1).context) == 'x{"a":7}'
+
+
+def test_a_grammar_keeps_the_model_from_what_it_would_say(tokenizer_path: Path) -> None:
+    rig = Rig(Echo(tokenizer_path, "Sure! Here"))
+    rig.run(Generate(1, "x", grammar=Grammar(SCHEMA), num_predict=4, sampling=GREEDY))
+    assert rig.text(1).replace(" ", "").replace("\n", "").startswith('{"a')
+    assert rig.done(1).reason == "length"
+
+
+def test_a_grammar_that_does_not_compile_fails_as_bad_request_before_any_evaluation(tokenizer_path: Path) -> None:
+    rig = Rig(Echo(tokenizer_path, "ok"))
+    rig.run(Generate(1, "x", grammar=Grammar('{"type": "nonsense"}')), Generate(2, "x", sampling=GREEDY))
+    assert rig.failed(1).status == 400
+    assert rig.device.evaluated == [(1, 0)]
+    assert rig.text(2) == "ok"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -169,3 +170,33 @@ def test_a_damaged_file_is_refused_naming_it(tmp_path: Path, content: bytes) -> 
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"tokenizer\.json: not a readable"):
         Tokenizer(path, info())
+
+
+def test_special_tokens_are_spelt_out_where_asked(tmp_path: Path) -> None:
+    tokenizer = Tokenizer(byte_level(tmp_path / "tokenizer.json"), info())
+    [special] = tokenizer.encode_plain("</s>")
+    [plain] = tokenizer.encode_plain("x")
+    assert (tokenizer.token_bytes(special), tokenizer.spelt(special)) == (b"", b"</s>")
+    assert tokenizer.spelt(plain) == b"x"
+    assert tokenizer.spelt(10**6) == b""
+
+
+def test_special_finds_special_tokens_alone(tmp_path: Path) -> None:
+    tokenizer = Tokenizer(byte_level(tmp_path / "tokenizer.json"), info())
+    [special] = tokenizer.encode_plain("</s>")
+    assert tokenizer.special(["</s>", "<tool>", "x", "nowhere", ""]) == {special: b"</s>"}
+
+
+def test_visible_special_tokens_are_printed(tmp_path: Path) -> None:
+    tokenizer = Tokenizer(byte_level(tmp_path / "tokenizer.json"), info())
+    ids = tokenizer.encode_plain("<s>a</s>b<tool>")
+    detokenizer = Detokenizer(tokenizer, ["</s>"])
+    assert "".join(map(detokenizer.add, ids)) == "a</s>b<tool>"
+
+
+@pytest.mark.parametrize("write", [byte_level, sentencepiece])
+def test_newline_ids_are_those_that_print_a_line_feed_alone(tmp_path: Path, write: Callable[[Path], Path]) -> None:
+    tokenizer = Tokenizer(write(tmp_path / "tokenizer.json"), info())
+    known = range(300)
+    assert list(tokenizer.newline_ids) == [token for token in known if tokenizer.token_bytes(token) == b"\n"]
+    assert len(tokenizer.newline_ids) == 1
