@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -31,9 +32,16 @@ class Candidates:
 def possible(logits: Keys) -> Candidates:
     """The tokens of the row `logits` (V,) that are not forbidden by -inf."""
     if logits.min() > -np.inf:
-        return Candidates(np.arange(len(logits)), logits)
+        return Candidates(_all_ids(len(logits)), logits)
     ids = np.flatnonzero(logits > -np.inf)
     return Candidates(ids, logits[ids])
+
+
+@lru_cache(maxsize=1)
+def _all_ids(vocab_size: int) -> Ids:
+    ids = np.arange(vocab_size)
+    ids.setflags(write=False)
+    return ids
 
 
 def shifted(logits: Keys) -> Keys:
@@ -45,7 +53,8 @@ def shifted(logits: Keys) -> Keys:
 
 def weights(logits: Keys) -> Keys:
     """What the softmax of (n,) logits divides by its sum: 0 to 1, of the dtype of `shifted`."""
-    return np.exp(shifted(logits))
+    values = shifted(logits)
+    return np.exp(values, out=values)
 
 
 def drawn(shares: Keys, uniform: float) -> int:

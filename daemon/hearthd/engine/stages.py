@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from hearthd.engine.candidates import Candidates, Ids, possible, shifted, weights
+from hearthd.engine.candidates import MANY, Candidates, Ids, possible, shifted, weights
 from hearthd.engine.frames import SamplingParams
 from hearthd.engine.ranking import Keys, fewest, largest
 
@@ -103,8 +103,11 @@ def top_p(candidates: Candidates, params: SamplingParams) -> Candidates:
     if not params.top_p < 1.0:
         return candidates
     shares = weights(candidates.logits)
-    target = params.top_p * float(shares.sum(dtype=np.float64))
-    return candidates.at(fewest(candidates.logits, shares, target))
+    total = float(shares.sum(dtype=np.float64))
+    if len(shares) > MANY:  # those below the limit do not add up to 1 - top_p even if they are all
+        likely = np.flatnonzero(shares >= (1 - max(params.top_p, 0.0)) * total / len(shares))
+        candidates, shares = candidates.at(likely), shares[likely]
+    return candidates.at(fewest(candidates.logits, shares, params.top_p * total))
 
 
 def min_p(candidates: Candidates, params: SamplingParams) -> Candidates:
@@ -122,7 +125,8 @@ def temperature(candidates: Candidates, params: SamplingParams) -> Candidates:
     falls = shifted(candidates.logits)
     divisor = min(max(MIN_TEMPERATURE, params.temperature), MAX_TEMPERATURE)
     with np.errstate(over="ignore"):
-        return Candidates(candidates.ids, falls / falls.dtype.type(divisor))
+        falls /= falls.dtype.type(divisor)
+    return Candidates(candidates.ids, falls)
 
 
 STAGES: tuple[Stage, ...] = (tfs_z, typical_p, top_p, min_p, temperature)  # after top_k, which makes the candidates
