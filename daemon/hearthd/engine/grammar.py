@@ -1,0 +1,289 @@
+"""What an answer must be: masks over the vocabulary that let through only what the grammar goes on with.
+
+llguidance does the work: an Earley parser over bytes beside a trie of the vocabulary. Importing it and building the
+trie takes 15 MiB and 0.15 s at 49k tokens, once a runner, and only where a request asks for a format.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hearthd.engine.frames import Grammar
+from hearthd.engine.thoughts import Closing, Opening
+from hearthd.engine.tokens import Tokenizer
+from hearthd.engine.vocabulary import BLANKS, Vocabulary
+from hearthd.store.variant import VariantInfo
+
+if TYPE_CHECKING:
+    import llguidance
+
+Floats = NDArray[np.float32]
+Ids = NDArray[np.integer[Any]]
+
+# Between the tokens of JSON a blank, or a line's end and its indentation, once: what models write by themselves, and
+# no room for a model that would go on with blanks for ever.
+WHITESPACE = r"\x20|\n[\x20\t]{0,32}"
+JSON_OPTIONS = {
+    "whitespace_pattern": WHITESPACE,
+    "item_separator": ",",
+    "key_separator": ":",
+    "coerce_one_of": False,
+    "lenient": False,
+}
+STACK_BYTES = 128 << 20  # of address space; the compiler recurses, some 3 KiB for each nested or referenced schema
+TRIAL_STEPS = 32
+BLANKS_AFTER_THOUGHTS = 2  # tokens; most models leave a line empty there
+REASONS = (
+    # what the library says begins with -> what a client is told
+    ("oneOf constraints", 'oneOf works only where a type or a required constant tells its branches apart; try "anyOf"'),
+    ("NoExtensionBias", "no text satisfies the schema"),
+    ("Unimplemented keys", "unsupported keywords"),
+    ("Unknown format", "unsupported string format"),
+    ("Default retriever", "references must stay inside the schema"),
+)
+TOO_COMPLEX = ("too big", "too large", "too many", "too complex", "fuel", "items; max", "limit", "Unimplemented: ")
+
+
+class GrammarError(ValueError):
+    """A schema that no answer can be held to; the text says why."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"invalid format: {reason}")
+
+
+def explained(message: str) -> str:
+    """The library's complaint, in a line for the client."""
+    message = message.replace("<non-verbose/>", "").strip()
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    if lines and lines[0].startswith("regex parse error"):
+        return f"pattern {lines[1][:100]!r}: {lines[-1].removeprefix('error: ')}"
+    line = " ".join(lines)[:300]
+    for start, reason in REASONS:
+        if start in line:
+            rest = line.partition(start)[2] if start.startswith("Un") else ""
+            return reason + rest
+    return f"the schema is too complex: {line}" if any(word in line for word in TOO_COMPLEX) else line
+
+
+class _Tokens:
+    """The vocabulary as the library wants to be given it."""
+
+    is_tokenizer_wrapper = True
+    bos_token_id = None
+    special_token_ids: tuple[int, ...] = ()
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+        self.tokens = vocabulary.printed
+        self.eos_token_id = int(vocabulary.eos_ids[0]) if len(vocabulary.eos_ids) else None
+        self.greedy: Callable[[str], list[int]] = lambda text: []
+
+    def __call__(self, text: str) -> list[int]:
+        """The tokens of text that the grammar leaves no choice about."""
+        return self._vocabulary.encode(text) or self.greedy(text)
+
+
+class Grammars:
+    """Compiles grammars for one model; the work that they share is done at the first."""
+
+    def __init__(self, tokenizer: Tokenizer, info: VariantInfo) -> None:
+        self._vocabulary = Vocabulary(tokenizer, info)
+        self._trie: llguidance.LLTokenizer | None = None
+
+    def compile(self, grammar: Grammar) -> Constraint:
+        """The state of one answer that has not begun. Raises GrammarError for a schema that cannot be enforced."""
+        trie = self._built_trie()
+        matcher = Matcher(_compiled(trie, grammar.schema), trie, self._vocabulary)
+        matcher.try_out()
+        return Constraint(matcher, self._vocabulary, grammar)
+
+    def _built_trie(self) -> llguidance.LLTokenizer:
+        if self._trie is None:
+            import llguidance
+
+            tokens = _Tokens(self._vocabulary)
+            self._trie = llguidance.LLTokenizer(tokens, eos_token=self._vocabulary.eos_ids.tolist() or None)
+            tokens.greedy = self._trie.greedy_tokenize
+        return self._trie
+
+
+def _compiled(trie: llguidance.LLTokenizer, schema: str) -> llguidance.LLMatcher:
+    """The parser of `schema`. Made on a thread with a deep stack: a C stack that ends takes the process with it."""
+    import llguidance
+
+    outcome: list[llguidance.LLMatcher | BaseException] = []
+
+    def make() -> None:
+        try:
+            text = llguidance.LLMatcher.grammar_from_json_schema(schema, overrides=JSON_OPTIONS)
+            limits = llguidance.LLParserLimits(max_items_in_row=10_000, max_lexer_states=100_000, verbose_errors=False)
+            outcome.append(llguidance.LLMatcher(trie, text, limits=limits, log_level=0))
+        except BaseException as error:  # a panic of the library is none of Exception
+            outcome.append(error)
+
+    usual = threading.stack_size(STACK_BYTES)
+    try:
+        thread = threading.Thread(target=make, name="grammar")
+        thread.start()
+    finally:
+        threading.stack_size(usual)
+    thread.join()
+    made = outcome[0]
+    if isinstance(made, BaseException):
+        raise GrammarError(explained(str(made)))
+    if made.is_error():
+        raise GrammarError(explained(made.get_error()))
+    return made
+
+
+class Matcher:
+    """Where an answer stands in its grammar."""
+
+    def __init__(self, parser: llguidance.LLMatcher, trie: llguidance.LLTokenizer, vocabulary: Vocabulary) -> None:
+        self._parser = parser
+        self._trie = trie
+        self._size = vocabulary.size
+        self._eos_ids = vocabulary.eos_ids
+        self._words = np.zeros((trie.vocab_size + 31) // 32, np.uint32)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether nothing but the end may follow."""
+        return bool(self._parser.is_stopped())
+
+    def mask(self) -> NDArray[np.bool_]:
+        """(V,) true where a token may follow. Raises GrammarError where the schema turns out too complex."""
+        self._parser.unsafe_compute_mask_ptr(self._words.ctypes.data, self._words.nbytes)
+        if self._parser.is_error():
+            raise GrammarError(explained(self._parser.get_error()))
+        bits = np.unpackbits(self._words.view(np.uint8), count=self._size, bitorder="little")
+        return bits.view(np.bool_)
+
+    def fits(self, tokens: list[int]) -> bool:
+        """Whether all of `tokens` may follow, one after the other."""
+        return bool(self._parser.validate_tokens(tokens) == len(tokens))
+
+    def consume(self, tokens: list[int]) -> None:
+        """Goes on by `tokens`. Raises GrammarError where they may not follow."""
+        if not self._parser.consume_tokens(tokens):
+            raise GrammarError(explained(self._parser.get_error()))
+
+    def tokens_of(self, text: bytes) -> list[int]:
+        """Tokens that print `text`."""
+        return list(self._trie.greedy_tokenize(text.decode("utf-8", "replace")))
+
+    def reset(self) -> None:
+        """Back to the beginning."""
+        self._parser.reset()
+
+    def try_out(self) -> None:
+        """Walks a few steps at random and back: a grammar too complex mostly shows it at once. Raises GrammarError."""
+        chance = random.Random(0)
+        for _ in range(TRIAL_STEPS):
+            allowed = np.flatnonzero(self.mask())
+            allowed = allowed[~np.isin(allowed, self._eos_ids)]
+            if not len(allowed):
+                break
+            self.consume([int(chance.choice(allowed))])
+            if self.stopped:
+                break
+        self.reset()
+
+
+class Constraint:
+    """Which tokens one answer may go on with: thoughts, where the model has any, then JSON text.
+
+    Thoughts are free, but they cannot end the answer; behind them two tokens of blanks may precede the JSON text.
+    """
+
+    def __init__(self, matcher: Matcher, vocabulary: Vocabulary, grammar: Grammar) -> None:
+        self._matcher = matcher
+        self._vocabulary = vocabulary
+        self._opening = Opening(grammar.opening) if grammar.opening and not grammar.is_thinking else None
+        self._closing = Closing(grammar.closing) if grammar.closing else None
+        self._thinks = grammar.is_thinking and self._closing is not None
+        self._answers = not self._thinks  # while `_opening` is open too, the text fits both
+        self._num_blanks = 0  # tokens that may still come
+        self._ended = False
+        self._row: Floats = np.empty(0, np.float32)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the text is complete and nothing but the end may follow."""
+        return self._ended or (self._answers and self._opening is None and self._matcher.stopped)
+
+    def apply(self, logits: Floats) -> Floats:
+        """`logits` (V,) float32 with -inf where a token may not follow: a buffer that the next call overwrites.
+
+        Raises GrammarError where the schema turns out too complex.
+        """
+        if len(self._row) != len(logits):
+            self._row = np.empty_like(logits)
+        if self._thinks:
+            np.copyto(self._row, logits)
+            self._row[self._vocabulary.eos_ids] = -np.inf
+            self._row[self._misfits()] = -np.inf
+        else:
+            allowed = self._allowed()
+            self._row.fill(-np.inf)
+            np.copyto(self._row[: len(allowed)], logits[: len(allowed)], where=allowed)
+        return self._row
+
+    def _allowed(self) -> NDArray[np.bool_]:
+        allowed = self._matcher.mask() if self._answers else np.zeros(self._vocabulary.size, np.bool_)
+        if self._opening is not None:
+            allowed[self._opening.continuations(self._vocabulary)] = True
+        if self._num_blanks:
+            allowed[self._vocabulary.blanks] = True
+        return allowed
+
+    def _misfits(self) -> list[int]:
+        """Tokens that would end the thoughts and begin the answer with what cannot begin it."""
+        assert self._closing is not None
+        endings = self._closing.endings(self._vocabulary)
+        return [token for token, tail in endings if not self._matcher.fits(self._matcher.tokens_of(tail))]
+
+    def accept(self, token: int) -> None:
+        """Goes on by `token`, which the last row allowed. Raises GrammarError where it did not."""
+        if token in self._vocabulary.eos_ids:
+            self._ended = True
+        elif self._thinks:
+            self._think(self._vocabulary.shown[token])
+        elif self._opening is not None:
+            self._begin(token, self._opening)
+        else:
+            self._answer(token)
+
+    def _answer(self, token: int) -> None:
+        if self._num_blanks and not self._vocabulary.printed[token].strip(BLANKS):
+            self._num_blanks -= 1
+        else:
+            self._num_blanks = 0
+            self._matcher.consume([token])
+
+    def _begin(self, token: int, opening: Opening) -> None:
+        """The text may still become the opening tag or the answer."""
+        rest = opening.add(self._vocabulary.shown[token])
+        self._answers = self._answers and self._matcher.fits([token])
+        if rest is None:
+            self._opening = None
+        if rest is None or self._answers:
+            self._matcher.consume([token])
+        if opening.complete:
+            self._opening, self._answers, self._thinks = None, False, True
+            self._matcher.reset()
+            self._think(rest or b"")
+
+    def _think(self, text: bytes) -> None:
+        assert self._closing is not None
+        tail = self._closing.add(text)
+        if tail is None:
+            return
+        self._thinks, self._answers, self._num_blanks = False, True, 0 if tail else BLANKS_AFTER_THOUGHTS
+        self._matcher.consume(self._matcher.tokens_of(tail))
