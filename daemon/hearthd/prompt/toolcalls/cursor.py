@@ -50,6 +50,12 @@ class Cursor:
         self.at += len(literal)
         return True
 
+    def skip(self, literal: str) -> Waiting[None]:
+        """Skips `literal` and the blanks before it, if that follows."""
+        start = self.at
+        if (yield from self.blanks()) and not (yield from self.take(literal)):
+            self.at = start
+
     def until(self, literal: str, max_chars: int | None = None) -> Waiting[str]:
         """The text before the next `literal`, which is skipped. Raises NotACall where that is too long or missing."""
         start = look = self.at

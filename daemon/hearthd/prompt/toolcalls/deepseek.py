@@ -30,14 +30,12 @@ class DeepSeek(MarkedParser):
         bar = mark[1]
         if mark == token("tool▁call▁begin", bar):
             cursor.at -= len(mark)
-        while True:
-            yield from cursor.blanks()
-            if not (yield from cursor.take(token("tool▁call▁begin", bar))):
-                break
+        yield from cursor.blanks()
+        while (yield from cursor.take(token("tool▁call▁begin", bar))):
             yield (yield from self._call(cursor, bar))
-            yield from self._skip_end(cursor, bar)
-        yield from cursor.take(token("tool▁calls▁end", bar))
-        yield from cursor.take(token("end▁of▁sentence", bar))
+            for closing in ("```", token("tool▁call▁end", bar), token("tool▁calls▁end", bar)):
+                yield from cursor.skip(closing)
+            yield from cursor.skip(token("end▁of▁sentence", bar))
 
     def _call(self, cursor: Cursor, bar: str) -> Waiting[ToolCall]:
         name = yield from cursor.name(token("tool▁sep", bar))
@@ -47,9 +45,3 @@ class DeepSeek(MarkedParser):
         if name not in self.tools:
             raise NotACall
         return ToolCall(name=name, arguments=(yield from cursor.value()))
-
-    def _skip_end(self, cursor: Cursor, bar: str) -> Waiting[None]:
-        yield from cursor.blanks()
-        yield from cursor.take("```")
-        yield from cursor.blanks()
-        yield from cursor.take(token("tool▁call▁end", bar))

@@ -46,7 +46,7 @@ class Llama3(MarkedParser):
         if name not in self.tools or (yield from cursor.blanks()) != "{":
             raise NotACall
         yield ToolCall(name=name, arguments=(yield from cursor.value()))
-        yield from cursor.take("</function>")
+        yield from cursor.skip("</function>")
 
     def _read_python_call(self, cursor: Cursor) -> Reading:
         name = yield from cursor.name("(")

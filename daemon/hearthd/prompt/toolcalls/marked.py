@@ -157,7 +157,12 @@ class JsonBlocks(MarkedParser):
 
 def read_values(cursor: Cursor, names: Collection[str], closing: str, between: str = ",") -> Reading:
     """Reads JSON values one after another, and the closing mark, if it follows."""
-    while (yield from cursor.blanks(between)) in ("{", "["):
+    while True:
+        start = cursor.at
+        first = yield from cursor.blanks(between)
+        if closing and (yield from cursor.take(closing)):
+            return
+        if first not in ("{", "["):
+            cursor.at = start if first else cursor.at
+            return
         yield from calls_in((yield from cursor.value()), names)
-    if closing:
-        yield from cursor.take(closing)

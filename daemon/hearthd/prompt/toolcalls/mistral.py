@@ -46,4 +46,4 @@ class Mistral(MarkedParser):
             raise NotACall
         cursor.at -= 1
         yield ToolCall(name=name, arguments=(yield from cursor.value()))
-        yield from cursor.take("[/TOOL_CALLS]")
+        yield from cursor.skip("[/TOOL_CALLS]")

@@ -25,8 +25,7 @@ class QwenXml(MarkedParser):
             if not (yield from cursor.take("<function=")):
                 raise NotACall
         yield (yield from self._function(cursor))
-        yield from cursor.blanks()
-        yield from cursor.take("</tool_call>")
+        yield from cursor.skip("</tool_call>")
 
     def _function(self, cursor: Cursor) -> Waiting[ToolCall]:
         name = yield from cursor.name(">")

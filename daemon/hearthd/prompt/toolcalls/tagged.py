@@ -45,6 +45,7 @@ class Tagged:
         self._objects = Objects()
         self._outer = Scan() if self._tag in BRACKETS else None  # of what a bracket tag opens
         self._num_scanned = 0  # of the held text, by `_outer`
+        self._end = -1  # where that closes
         self._num_calls = 0
 
     def feed(self, text: str) -> tuple[str, list[ToolCall]]:
@@ -82,9 +83,19 @@ class Tagged:
         return before
 
     def _take_calls(self) -> list[ToolCall]:
+        """The calls found by now; in a bracket that closes without one, what follows is not looked at."""
+        if self._outer is not None and self._num_calls == 0:
+            start, self._num_scanned = self._num_scanned, len(self._held)
+            self._end = self._outer.feed(self._held, start)
+        if self._end < 0:
+            return self._calls_in(self._held)
+        calls = self._calls_in(self._held[: self._end])
+        return calls + self._calls_in(self._held) if self._num_calls else []
+
+    def _calls_in(self, text: str) -> list[ToolCall]:
         calls: list[ToolCall] = []
-        for head, text in self._objects.found_in(self._held):
-            for call in calls_of(head, text, self._names)[: MAX_CALLS - self._num_calls]:
+        for head, found in self._objects.found_in(text):
+            for call in calls_of(head, found, self._names)[: MAX_CALLS - self._num_calls]:
                 calls.append(numbered(call, self._num_calls))
                 self._num_calls += 1
         return calls
@@ -92,14 +103,8 @@ class Tagged:
     def _settled(self) -> str:
         """The held text, once it is certain that it holds no call."""
         if self._num_calls:
-            self._held = self._objects.trim(self._held)
-        elif self._outer is not None and self._is_closed(self._outer):
-            return self._give_up()
-        return self._give_up() if len(self._held) > MAX_CALL_CHARS else ""
-
-    def _is_closed(self, outer: Scan) -> bool:
-        start, self._num_scanned = self._num_scanned, len(self._held)
-        return outer.feed(self._held, start) >= 0
+            self._held, self._end = self._objects.trim(self._held), -1
+        return self._give_up() if self._end >= 0 or len(self._held) > MAX_CALL_CHARS else ""
 
     def _give_up(self) -> str:
         held, self._held, self._stage = self._held, "", Stage.PLAIN
