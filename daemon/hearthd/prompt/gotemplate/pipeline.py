@@ -23,7 +23,7 @@ from hearthd.prompt.gotemplate.nodes import (
     Variable,
 )
 from hearthd.prompt.gotemplate.quoting import quote
-from hearthd.prompt.gotemplate.values import Map, Record, Value, truth, type_name
+from hearthd.prompt.gotemplate.values import List, Map, Record, Value, truth, type_name
 
 Evaluation: TypeAlias = Callable[[Run, Value], Value]
 Stage: TypeAlias = Callable[..., Value]  # (run, dot) or (run, dot, final): final is what the stage before gave
@@ -239,7 +239,7 @@ class Pipeline:
         if name in ("and", "or"):
             return _deciding(values, name == "or")
         if takes_final:
-            values.append(_FINAL)
+            values.append(_final)
         if name == "eq" and len(values) == 2 and not takes_final:
             return self._equality(function, node, values[0], values[1])
         return self._call(name, function, node, values)
@@ -260,7 +260,7 @@ class Pipeline:
         place, call, num_texts = self._place, function.call, function.texts
 
         def evaluate(run: Run, dot: Value, *final: Value) -> Value:
-            arguments = [final[0] if value is _FINAL else value(run, dot) for value in values]
+            arguments = [final[0] if value is _final else value(run, dot) for value in values]
             try:
                 if num_texts:
                     _check_texts(arguments if num_texts < 0 else arguments[:num_texts])
@@ -307,26 +307,20 @@ def get(value: Value, name: str, declared: str) -> Value:
 
     Fault where the value has no such thing. `declared`: the type that errors name.
     """
-    if isinstance(value, Record):
-        if name in value.fields:
-            return value.fields[name]
-    method = getattr(value, "type", _NO_TYPE).methods.get(name)
-    if method is not None:
-        return method(value)
+    if isinstance(value, Record) and name in value.fields:
+        return value.fields[name]
+    if isinstance(value, Record | List | Map) and name in value.type.methods:
+        return value.type.methods[name](value)
     if isinstance(value, Map):
         return value.entries.get(name)
     raise Fault(f"can't evaluate field {name} in type {declared}")
-
-
-class _NO_TYPE:
-    methods: dict[str, Callable[[Any], Value]] = {}  # noqa: RUF012
 
 
 def _dot(run: Run, dot: Value) -> Value:
     return dot
 
 
-def _FINAL(run: Run, dot: Value) -> Value:
+def _final(run: Run, dot: Value) -> Value:
     """Stands for the value of the stage before."""
     raise AssertionError
 
