@@ -26,7 +26,7 @@ ALLOWED = {
     "hearthd.engine.frames": set(),
     "hearthd.store": set(),
     "hearthd.registry": {"hearthd.store", "hearthd.modelfile", "hearthd.options", "hearthd.transfer.messages",
-                         "hearthd.prompt.jinja"},
+                         "hearthd.prompt.jinja", "hearthd.prompt.gotags", "hearthd.prompt.gotemplate"},
     "hearthd.transfer": {"hearthd.store"},
     "hearthd.transfer.messages": set(),
     "hearthd.command": {"hearthd.config", "hearthd.host", "hearthd.values", "hearthd.modelfile", "hearthd.checks",

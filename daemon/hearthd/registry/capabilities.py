@@ -14,9 +14,18 @@ def capabilities(source: SourceInfo, template: str = "") -> tuple[str, ...]:
     return tuple(found)
 
 
-def _of_go_template(template: str) -> list[str]:
-    marks = {"tools": ".Tools", "insert": ".Suffix", "thinking": ".Thinking"}
-    return [capability for capability, mark in marks.items() if mark in template]
+def _of_go_template(text: str) -> list[str]:
+    from hearthd.prompt.gotags import thinking_tags  # an idle daemon has no use for them
+    from hearthd.prompt.gotemplate.errors import TemplateError
+    from hearthd.prompt.gotemplate.parser import parse
+
+    try:
+        template = parse(text)
+    except TemplateError:  # a pulled model may have any
+        return []
+    names = {"tools": "tools", "insert": "suffix"}
+    found = [capability for capability, name in names.items() if name in template.identifiers]
+    return found + (["thinking"] if thinking_tags(template) else [])
 
 
 def _of_jinja(template: str) -> list[str]:

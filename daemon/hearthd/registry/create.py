@@ -17,7 +17,6 @@ from hearthd.registry.capabilities import capabilities
 from hearthd.registry.checkpoint import NOT_FLOAT, Checkpoint, Checkpoints, refuse_adapters
 from hearthd.registry.detect import detect
 from hearthd.registry.families import Family
-from hearthd.registry.goactions import check_template
 from hearthd.registry.image import image_config, with_info
 from hearthd.registry.overlay import TEMPLATES, overlaid
 from hearthd.registry.progress import Progress, Report, steps_of
@@ -80,7 +79,8 @@ class _Creation:
     async def run(self, report: Report) -> None:
         """Do it all, or leave nothing behind."""
         self._report = report
-        await in_thread(lambda: check_template(self._spec.template or ""))
+        if text := self._spec.template:
+            await in_thread(lambda: _check_template(text))
         refuse_adapters(self._store, self._spec.adapters, self._spec.adapter_paths)
         self._store.check_writable()
         with Assembly(self._store, report) as self._assembly:
@@ -187,6 +187,17 @@ class _Creation:
     def _source(self, layers: list[Layer]) -> SourceInfo | None:
         models = [layer.digest for layer in layers if layer.media_type == media.MODEL]
         return self._store.source_info(models[0]) if models else None
+
+
+def _check_template(text: str) -> None:
+    """BadRequest saying what is wrong with the template, and in which line, if something is."""
+    from hearthd.prompt.gotemplate.errors import TemplateError  # an idle daemon has no use for them
+    from hearthd.prompt.gotemplate.parser import parse
+
+    try:
+        parse(text)
+    except TemplateError as error:
+        raise BadRequest(f"template error: {error}") from None
 
 
 def _marked(layer: Layer, parent: StoredModel) -> Layer:
