@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from hearthd.api.binding import bind
 from hearthd.api.opening import keep_alive_ns
+from hearthd.api.turns import read_think, read_tools
 from hearthd.api.wire import ChatRequest, GenerateRequest, MessageInput
+from hearthd.errors import BadRequest
 from hearthd.options import merge
-from hearthd.prompt.truncate import fit
 
 ROOT = Path(os.environ.get("HEARTH_CONFORMANCE", Path(__file__).parents[3] / "shared/conformance"))
 UNITS_NS = {"time.Second": 10**9, "time.Minute": 60 * 10**9, "time.Millisecond": 10**6}
@@ -63,25 +63,43 @@ def test_main_gpu_is_unset_or_a_number() -> None:
         assert merge(options).main_gpu == (exp["args"][0] if exp else None), case["name"]
 
 
-class Said:
-    """A message of the published conversations, which hold images."""
-
-    def __init__(self, fields: dict[str, Any]) -> None:
-        self.role: str = fields["Role"]
-        self.content: str = fields.get("Content", "").removesuffix(" [img]")
-        self.images: list[Any] = fields.get("Images", [])
-
-
-async def count_words(kept: Sequence[Said]) -> int:
-    return sum(len(said.content.split()) + len(said.images) * (768 + 1) for said in kept)
-
-
-def test_the_same_messages_are_dropped_from_long_conversations() -> None:
-    for case in cases("chatprompt/TestChatPrompt.json"):
-        if not case.get("truncate", True):
+def test_think_is_unset_a_switch_or_a_level() -> None:
+    for case in cases("api_types/TestThinking_UnmarshalJSON.json"):
+        think = bind(case["input"].encode(), GenerateRequest).think
+        if case.get("expectedError"):
+            with pytest.raises(BadRequest, match='invalid think value: "invalid"'):
+                read_think(think)
             continue
-        said = [Said(fields) for fields in case["msgs"]]
-        kept = asyncio.run(fit(said, count_words, case["limit"]))
-        prompt = case["expect"]["prompt"]
-        assert [s.content in prompt for s in said if s.content] == [s in kept for s in said if s.content], case["name"]
-        assert [image for s in kept for image in s.images] == case["expect"].get("images", []), case["name"]
+        expected = case["expectedThinking"]
+        assert think == (expected["Value"] if expected else None), case["name"]
+        assert read_think(think)[0] is (None if expected is None else bool(expected["Value"])), case["name"]
+
+
+def tool(function: Any) -> dict[str, Any]:
+    return {"type": "function", "function": function}
+
+
+def test_tools_are_read_with_all_their_properties() -> None:
+    for case in cases("api_types/TestToolFunction_UnmarshalJSON.json"):
+        (read,) = read_tools([tool(json.loads(case["input"]))])
+        assert read.function.parameters.properties["test"].description == "test prop", case["name"]
+    for case in cases("api_types/TestToolPropertyNestedProperties.json"):
+        asked = json.loads(case["input"])
+        (read,) = read_tools([tool({"name": "f", "parameters": {"type": "object", "properties": {"p": asked}}})])
+        assert msgspec.to_builtins(read.function.parameters.properties["p"]) == asked, case["name"]
+
+
+def test_parameters_of_a_tool_are_written_as_recorded() -> None:
+    for case in cases("api_types/TestToolFunctionParameters_MarshalJSON.json"):
+        asked = json.loads(case["expected"])
+        (read,) = read_tools([tool({"name": "f", "parameters": asked})])
+        written = msgspec.json.encode(read.function.parameters).decode()
+        assert written == case["expected"], case["name"]
+
+
+def test_type_of_a_property_is_a_text_or_a_list() -> None:
+    for case in cases("api_types/TestPropertyType_UnmarshalJSON.json"):
+        properties = {"p": {"type": json.loads(case["input"])}}
+        (read,) = read_tools([tool({"name": "f", "parameters": {"type": "object", "properties": properties}})])
+        kinds = read.function.parameters.properties["p"].type
+        assert ([kinds] if isinstance(kinds, str) else kinds) == case["expected"], case["name"]

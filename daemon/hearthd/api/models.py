@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 from hearthd.api import stamp
+from hearthd.api.abilities import abilities
 from hearthd.api.exchange import Exchange
 from hearthd.api.opening import open_model
 from hearthd.api.services import Services
@@ -28,19 +29,18 @@ from hearthd.registry.exporter import inspect
 from hearthd.store import names
 from hearthd.store.contents import ModelContents
 from hearthd.store.names import ModelName
-from hearthd.store.store import StoredModel
+from hearthd.store.store import ModelStore, StoredModel
 from hearthd.store.variant import SourceInfo
 
 log = logging.getLogger(__name__)
 
 PLAIN_TEMPLATE = "{{ .Prompt }}"
-_SERVED = ("completion", "embedding")
 _HIDDEN_METADATA = ("general.name", "tokenizer.chat_template")
 
 
 async def tags(services: Services, exchange: Exchange) -> None:
     """Every model, the one changed last first."""
-    await exchange.json(ListResponse(models=[_listed(model) for model in services.store.models()]))
+    await exchange.json(ListResponse(models=[_listed(services.store, model) for model in services.store.models()]))
 
 
 async def ps(services: Services, exchange: Exchange) -> None:
@@ -73,7 +73,8 @@ async def show(services: Services, exchange: Exchange) -> None:
     except ModelNotFound:
         raise ModelNotFound(names.parse(names.split_origin(asked)[0]).short) from None
     source = await _source(services, opened.contents, request.verbose)
-    await exchange.json(_shown(opened.model, opened.contents, source, request.system))
+    can = abilities(services.store, opened.model, source)
+    await exchange.json(_shown(opened.model, opened.contents, source, request.system, can))
 
 
 async def copy(services: Services, exchange: Exchange) -> None:
@@ -107,7 +108,7 @@ def _name(text: str, refusal: str) -> ModelName:
         raise BadRequest(refusal) from None
 
 
-def _listed(model: StoredModel) -> ListModel:
+def _listed(store: ModelStore, model: StoredModel) -> ListModel:
     return ListModel(
         name=model.name.short,
         model=model.name.short,
@@ -115,7 +116,7 @@ def _listed(model: StoredModel) -> ListModel:
         size=model.size,
         digest=model.digest,
         details=_details(model),
-        capabilities=_capabilities(model),
+        capabilities=list(abilities(store, model)),
     )
 
 
@@ -133,11 +134,6 @@ def _details(model: StoredModel) -> ModelDetails:
     )
 
 
-def _capabilities(model: StoredModel) -> list[str]:
-    """Of what the model can, what this version serves."""
-    return [name for name in model.config.capabilities if name in _SERVED] or ["completion"]
-
-
 async def _source(services: Services, contents: ModelContents, verbose: bool) -> SourceInfo | None:
     """What the checkpoint says of itself; read from it where it was not converted, or where all is wanted.
 
@@ -153,7 +149,9 @@ async def _source(services: Services, contents: ModelContents, verbose: bool) ->
         return None
 
 
-def _shown(model: StoredModel, contents: ModelContents, source: SourceInfo | None, system: str) -> ShowResponse:
+def _shown(
+    model: StoredModel, contents: ModelContents, source: SourceInfo | None, system: str, can: tuple[str, ...]
+) -> ShowResponse:
     template = contents.template or (source and source.chat_template) or PLAIN_TEMPLATE
     return ShowResponse(
         license="\n".join(contents.licenses),
@@ -165,7 +163,7 @@ def _shown(model: StoredModel, contents: ModelContents, source: SourceInfo | Non
         messages=[Message(message.role, message.content) for message in contents.messages],
         model_info=_model_info(source) if source else {},
         tensors=[Tensor(name=t.name, type=t.type, shape=t.shape) for t in source.tensors] if source else [],
-        capabilities=_capabilities(model),
+        capabilities=list(can),
         modified_at=stamp.local(model.modified_at),
         requires=model.config.requires,
     )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from hearthd import duration
 from hearthd.api.services import Services
-from hearthd.engine.frames import Generate, SamplingParams
+from hearthd.engine.frames import Generate, Grammar, SamplingParams
 from hearthd.errors import BadRequest, Forbidden, ModelNotFound
 from hearthd.options import Options, merge
 from hearthd.scheduler.lease import LoadOptions
@@ -16,13 +16,8 @@ from hearthd.store import names
 from hearthd.store.contents import ModelContents
 from hearthd.store.store import StoredModel
 
-log = logging.getLogger(__name__)
-
 MAX_TOP_LOGPROBS = 20
 MAX_TOKEN_ID = (1 << 31) - 1
-
-# options that this version takes without effect -> the value that asks for nothing
-_WITHOUT_EFFECT: dict[str, Any] = {"tfs_z": 1.0, "typical_p": 1.0, "mirostat": 0, "penalize_newline": True}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +30,7 @@ class Opened:
 
     def options(self, requested: dict[str, Any]) -> Options:
         """Defaults under the model's parameters under the request's. OptionError names a wrong type."""
-        options = merge(self.contents.params, requested)
-        for name, neutral in _WITHOUT_EFFECT.items():
-            if getattr(options, name) != neutral:
-                log.warning("%s: option %s has no effect in this version", self.model.name.short, name)
-        return options
+        return merge(self.contents.params, requested)
 
 
 def open_model(services: Services, asked: str) -> Opened:
@@ -69,11 +60,28 @@ def keep_alive_ns(value: Any) -> int | None:
 
 def load_options(options: Options) -> LoadOptions:
     """Those options that the runner is started with."""
-    return LoadOptions(num_ctx=options.num_ctx, num_batch=options.num_batch, num_thread=options.num_thread or None)
+    return LoadOptions(
+        num_ctx=options.num_ctx,
+        num_batch=options.num_batch,
+        num_thread=options.num_thread,
+        num_gpu=options.num_gpu,
+        use_mmap=options.use_mmap,
+        use_mlock=options.use_mlock,
+        vocab_only=options.vocab_only,
+    )
 
 
 def generate_frame(
-    options: Options, prompt: str, *, truncate: bool, context: list[int] | None = None, want_context: bool = False
+    options: Options,
+    prompt: str,
+    *,
+    truncate: bool,
+    shift: bool,
+    context: list[int] | None = None,
+    want_context: bool = False,
+    grammar: Grammar | None = None,
+    top_logprobs: int = -1,
+    visible: Sequence[str] = (),
 ) -> Generate:
     """What the runner is asked."""
     return Generate(
@@ -86,21 +94,15 @@ def generate_frame(
         num_keep=options.num_keep,
         truncate=truncate,
         want_context=want_context,
+        shift=shift,
+        grammar=grammar,
+        top_logprobs=top_logprobs,
+        visible=list(visible),
     )
 
 
 def _sampling(options: Options) -> SamplingParams:
-    return SamplingParams(
-        temperature=options.temperature,
-        top_k=options.top_k,
-        top_p=options.top_p,
-        min_p=options.min_p,
-        repeat_penalty=options.repeat_penalty,
-        repeat_last_n=options.repeat_last_n,
-        presence_penalty=options.presence_penalty,
-        frequency_penalty=options.frequency_penalty,
-        seed=options.seed,
-    )
+    return SamplingParams(**{name: getattr(options, name) for name in SamplingParams.__struct_fields__})
 
 
 def check_top_logprobs(count: int) -> None:
@@ -109,16 +111,10 @@ def check_top_logprobs(count: int) -> None:
         raise BadRequest(f"top_logprobs must be between 0 and {MAX_TOP_LOGPROBS}")
 
 
-def check_capabilities(opened: Opened, verb: str, *, format: Any, think: bool | str | None, logprobs: bool) -> None:
-    """BadRequest for what the model, or this version, cannot do."""
-    if think:
-        raise BadRequest(f'"{opened.asked}" does not support thinking')
-    if "embedding" in opened.model.config.capabilities:
+def check_verb(opened: Opened, verb: str, can: Sequence[str]) -> None:
+    """BadRequest where the model makes no text."""
+    if "completion" not in can:
         raise BadRequest(f'"{opened.asked}" does not support {verb}')
-    if format not in (None, ""):
-        raise BadRequest("structured output (format) is not available in this version")
-    if logprobs:
-        raise BadRequest("logprobs are not available in this version")
 
 
 def check_context(context: list[int]) -> None:

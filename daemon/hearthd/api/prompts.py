@@ -3,35 +3,69 @@
 from __future__ import annotations
 
 import functools
-
-import msgspec
+from collections.abc import Sequence
 
 from hearthd.api.opening import Opened
 from hearthd.api.services import Services
-from hearthd.prompt.render import Specials, Turn, render
+from hearthd.prompt.conversation import Conversation, Turn
+from hearthd.prompt.images import marked
+from hearthd.prompt.render import ChatTemplate, Specials, go_chat, jinja_chat
+from hearthd.prompt.truncate import fit
+from hearthd.scheduler.runner import Runner
 from hearthd.store.store import ModelStore
+from hearthd.threads import in_thread
+
+PLAIN_TEMPLATE = "{{ .Prompt }}"
+_SPARE_TOKENS = 8  # what tokenizing may add to a text of so many bytes: BOS, a leading space
+_LONG_CHARS = 32 << 10  # of a conversation that is rendered beside the event loop
+_LONG_TURNS = 64
 
 
-class Template(msgspec.Struct, frozen=True):
-    """Turns into prompts, the model's way. `text` is None where the checkpoint has no template of its own."""
+def template_of(services: Services, opened: Opened, override: str = "") -> ChatTemplate:
+    """The request's template, else the model's own, else the checkpoint's; plain text where there is none.
 
-    text: str | None
-    specials: Specials
-
-    def render(self, turns: list[Turn]) -> str:
-        """The prompt. BadRequest where the template refuses the conversation."""
-        return render(turns, self.text, self.specials)
-
-
-def template_of(services: Services, opened: Opened) -> Template:
-    """The model's template; the model must have been converted, as it is once it is loaded."""
-    return _read(services.store, opened.contents.model_digest)
+    The model must have been converted, as it is once it is loaded. Raises TemplateError.
+    """
+    text = override or opened.contents.template
+    if text:
+        return go_chat(text)
+    return _of_checkpoint(services.store, opened.contents.model_digest)
 
 
 @functools.lru_cache(maxsize=8)
-def _read(store: ModelStore, digest: str) -> Template:
+def _of_checkpoint(store: ModelStore, digest: str) -> ChatTemplate:
     source = store.source_info(digest)
-    if source is None:
-        return Template(None, Specials())
+    if source is None or not source.chat_template:
+        return go_chat(PLAIN_TEMPLATE)
     adds_bos = any(info.add_bos for _, info in store.variants(digest))
-    return Template(source.chat_template, Specials(source.bos_token, source.eos_token, adds_bos))
+    return jinja_chat(source.chat_template, Specials(source.bos_token, source.eos_token, adds_bos))
+
+
+async def rendered(template: ChatTemplate, conversation: Conversation) -> str:
+    """The prompt; of a long conversation made in a thread, so that nobody waits for it."""
+    turns = conversation.turns
+    if len(turns) < _LONG_TURNS and sum(len(turn.content) for turn in turns) < _LONG_CHARS:
+        return _render(template, conversation)
+    return await in_thread(lambda: _render(template, conversation))
+
+
+def _render(template: ChatTemplate, conversation: Conversation) -> str:
+    return template.render(_with(conversation, marked(conversation.turns)))
+
+
+def _with(conversation: Conversation, turns: Sequence[Turn]) -> Conversation:
+    return Conversation(
+        turns=tuple(turns), tools=conversation.tools, think=conversation.think, think_level=conversation.think_level
+    )
+
+
+async def fitted(template: ChatTemplate, conversation: Conversation, runner: Runner) -> str:
+    """The prompt of as much of the conversation as the context window holds. Raises as `ChatTemplate.render`."""
+    num_ctx = runner.loaded.num_ctx
+
+    async def count(kept: Sequence[Turn]) -> int:
+        text = await rendered(template, _with(conversation, kept))
+        most = len(text.encode()) + _SPARE_TOKENS
+        return most if most <= num_ctx else len(await runner.tokenize(text))
+
+    return await rendered(template, _with(conversation, await fit(conversation.turns, count, num_ctx)))

@@ -13,16 +13,28 @@ import msgspec
 # --- requests -------------------------------------------------------------------------------------
 
 
+class CalledFunction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Which function, and with what."""
+
+    index: int
+    name: str
+    arguments: dict[str, Any]
+
+
+class ToolCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A function that the model wants called."""
+
+    id: str = ""
+    function: CalledFunction
+
+
 class Message(msgspec.Struct, frozen=True, omit_defaults=True):
     """One turn of a conversation."""
 
     role: str
     content: str
-    images: list[str] = []
-    tool_calls: list[Any] = []
     thinking: str = ""
-    tool_name: str = ""
-    tool_call_id: str = ""
+    tool_calls: list[ToolCall] = []
 
 
 class MessageInput(msgspec.Struct, frozen=True):
@@ -34,6 +46,7 @@ class MessageInput(msgspec.Struct, frozen=True):
     tool_calls: list[Any] = []
     thinking: str = ""
     tool_name: str = ""
+    name: str = ""  # what some clients call tool_name
     tool_call_id: str = ""
 
 
@@ -191,13 +204,29 @@ class DebugInfo(Response, frozen=True):
     image_count: int = 0
 
 
-class GenerateChunk(msgspec.Struct, frozen=True):
+class TokenLogprob(Response, frozen=True):
+    """A token and how likely it was."""
+
+    token: str
+    logprob: float
+    bytes: list[int] = []
+
+
+class Logprob(TokenLogprob, frozen=True):
+    """The chosen token, and the likeliest ones where they were asked for."""
+
+    top_logprobs: list[TokenLogprob] = []
+
+
+class GenerateChunk(msgspec.Struct, frozen=True, omit_defaults=True):
     """One streamed piece of /api/generate."""
 
     model: str
     created_at: str
     response: str
     done: bool
+    thinking: str = ""
+    logprobs: list[Logprob] = []
 
 
 class GenerateResponse(Response, frozen=True):
@@ -207,6 +236,7 @@ class GenerateResponse(Response, frozen=True):
     created_at: str
     response: str
     done: bool
+    thinking: str = ""
     done_reason: str = ""
     context: list[int] = []
     total_duration: int = 0  # ns, as all durations here
@@ -215,16 +245,18 @@ class GenerateResponse(Response, frozen=True):
     prompt_eval_duration: int = 0
     eval_count: int = 0
     eval_duration: int = 0
+    logprobs: list[Logprob] = []
     debug_info: DebugInfo | None = msgspec.field(default=None, name="_debug_info")
 
 
-class ChatChunk(msgspec.Struct, frozen=True):
+class ChatChunk(msgspec.Struct, frozen=True, omit_defaults=True):
     """One streamed piece of /api/chat."""
 
     model: str
     created_at: str
     message: Message
     done: bool
+    logprobs: list[Logprob] = []
 
 
 class ChatResponse(Response, frozen=True):
@@ -241,6 +273,7 @@ class ChatResponse(Response, frozen=True):
     prompt_eval_duration: int = 0
     eval_count: int = 0
     eval_duration: int = 0
+    logprobs: list[Logprob] = []
     debug_info: DebugInfo | None = msgspec.field(default=None, name="_debug_info")
 
 

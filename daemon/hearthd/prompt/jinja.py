@@ -6,9 +6,10 @@ https://huggingface.co/docs/transformers/chat_templating_writing
 
 from __future__ import annotations
 
-import functools
 import json
+import threading
 import time
+from collections import OrderedDict
 from typing import Any, NoReturn
 
 from jinja2 import Template, TemplateError, nodes
@@ -22,7 +23,9 @@ from hearthd.errors import BadRequest
 
 MAX_STEPS = 200_000  # loop turns of one rendering
 MAX_CHARS = 8 << 20  # of a rendering, or of any value on the way to it
+KEPT_TEMPLATES = 8
 _MAX_EXPONENT = 64
+_MAX_INDENT = 16
 _UNBOUNDED_FILTERS = ("center", "format", "wordwrap")  # a number in the template sets the size of their result
 
 
@@ -55,13 +58,14 @@ class _Generation(Extension):
 
 
 class _Environment(ImmutableSandboxedEnvironment):
-    """Counts steps over one rendering; renderings do not overlap, for they never wait."""
+    """Counts steps over one rendering; each thread has its own, so that renderings do not overlap."""
 
     intercepted_binops = frozenset(("*", "**", "+", "%"))
 
     def __init__(self) -> None:
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
         self.steps_left = MAX_STEPS
+        self.compiled: OrderedDict[str, Template] = OrderedDict()  # the template used last comes last
         self.filters["tojson"] = _tojson
         for name in _UNBOUNDED_FILTERS:
             del self.filters[name]
@@ -123,18 +127,42 @@ def _raise(message: str) -> NoReturn:
     raise TemplateError(message)
 
 
-def _tojson(value: Any, indent: int | None = None, ensure_ascii: bool = False, **_: Any) -> str:
-    return json.dumps(value, indent=indent and min(indent, 16), ensure_ascii=ensure_ascii)
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """As transformers defines it: no escapes for HTML, characters as they are."""
+    indent = indent and min(indent, _MAX_INDENT)
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
-@functools.cache
+class _Local(threading.local):
+    """What each thread has of its own."""
+
+    environment: _Environment | None = None
+
+
+_local = _Local()
+
+
 def _environment() -> _Environment:
-    return _Environment()
+    if _local.environment is None:
+        _local.environment = _Environment()
+    return _local.environment
 
 
-@functools.lru_cache(maxsize=8)
 def _compile(source: str) -> Template:
-    return _environment().from_string(source)
+    environment = _environment()
+    template = environment.compiled.get(source)
+    if template is None:
+        template = environment.compiled[source] = environment.from_string(source)
+    environment.compiled.move_to_end(source)
+    if len(environment.compiled) > KEPT_TEMPLATES:
+        environment.compiled.popitem(last=False)
+    return template
 
 
 def render(source: str, **variables: Any) -> str:

@@ -1,21 +1,17 @@
-"""Messages to prompt."""
+"""Conversations to prompts: the model's chat template, in whichever language it is written."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import groupby
-from typing import Any
+import functools
+from typing import Any, Protocol
 
 import msgspec
 
-from hearthd.prompt import jinja
-
-
-class Turn(msgspec.Struct, frozen=True):
-    """One message of a conversation as a template sees it."""
-
-    role: str
-    content: str
+from hearthd.errors import BadRequest
+from hearthd.prompt.conversation import Conversation, ToolCall, Turn
+from hearthd.prompt.gochat import GoTemplate, go_template
+from hearthd.prompt.gotags import thinking_tags, tool_tag
+from hearthd.prompt.speech import Speech, of_go, of_jinja
 
 
 class Specials(msgspec.Struct, frozen=True):
@@ -26,41 +22,102 @@ class Specials(msgspec.Struct, frozen=True):
     adds_bos: bool = False
 
 
-def render(turns: Sequence[Turn], template: str | None, specials: Specials) -> str:
-    """The prompt that asks for the next assistant message.
+class ChatTemplate(Protocol):
+    """Makes prompts the model's way."""
 
-    A last message of the assistant is left open, so that the model continues it. Without a template the
-    prompt is the plain text of the user's and the assistant's messages. BadRequest where the template refuses.
-    """
-    if not template:
-        return _plain(turns)
-    is_open = bool(turns) and turns[-1].role == "assistant"
-    shown = turns[:-1] if is_open else turns
-    text = jinja.render(
-        template,
-        messages=[_variables(turn) for turn in shown],
-        add_generation_prompt=True,
-        bos_token=specials.bos,
-        eos_token=specials.eos,
-        tools=None,
-        documents=None,
-    )
-    return _without_bos(text, specials) + (turns[-1].content if is_open else "")
+    @property
+    def speech(self) -> Speech:
+        """How the model marks its thoughts and its calls."""
+
+    def render(self, conversation: Conversation) -> str:
+        """The prompt that asks for the next assistant message; a last one of the assistant is left open.
+
+        Raises HearthError where the template refuses, fails or does too much.
+        """
+
+    def render_insert(self, prompt: str, suffix: str, conversation: Conversation) -> str:
+        """The prompt that asks for what stands between `prompt` and `suffix`. Raises as `render`."""
+
+
+class GoChat(msgspec.Struct, frozen=True):
+    """A template in Go's language: a TEMPLATE of the model or of the request."""
+
+    template: GoTemplate
+    speech: Speech
+
+    def render(self, conversation: Conversation) -> str:
+        return self.template.render(conversation)
+
+    def render_insert(self, prompt: str, suffix: str, conversation: Conversation) -> str:
+        return self.template.render_insert(prompt, suffix, conversation)
+
+
+class JinjaChat(msgspec.Struct, frozen=True):
+    """The checkpoint's own template."""
+
+    text: str
+    specials: Specials
+    speech: Speech
+
+    def render(self, conversation: Conversation) -> str:
+        from hearthd.prompt import jinja
+
+        turns = conversation.turns
+        is_open = bool(turns) and turns[-1].role == "assistant" and not turns[-1].tool_calls
+        text = jinja.render(
+            self.text,
+            messages=[_variables(turn) for turn in (turns[:-1] if is_open else turns)],
+            tools=[msgspec.to_builtins(tool) for tool in conversation.tools] or None,
+            documents=None,
+            add_generation_prompt=True,
+            bos_token=self.specials.bos,
+            eos_token=self.specials.eos,
+            **_thinking(conversation),
+        )
+        return self._without_bos(text) + (turns[-1].content if is_open else "")
+
+    def render_insert(self, prompt: str, suffix: str, conversation: Conversation) -> str:
+        raise BadRequest("the model's template has no place for a suffix")
+
+    def _without_bos(self, text: str) -> str:
+        """A template's BOS is dropped where the tokenizer adds one: twice would be one too many."""
+        return text.removeprefix(self.specials.bos) if self.specials.adds_bos else text
+
+
+@functools.lru_cache(maxsize=8)
+def go_chat(text: str) -> ChatTemplate:
+    """The template `text`. Raises TemplateError naming the line of what is wrong."""
+    template = go_template(text)
+    return GoChat(template, of_go(text, thinking_tags(template.parsed), tool_tag(template.parsed)))
+
+
+@functools.lru_cache(maxsize=8)
+def jinja_chat(text: str, specials: Specials) -> ChatTemplate:
+    """The checkpoint's template `text`; it is read when it is first rendered."""
+    return JinjaChat(text, specials, of_jinja(text))
 
 
 def _variables(turn: Turn) -> dict[str, Any]:
-    return {"role": turn.role, "content": turn.content}
+    """A message as published templates know it; what it lacks is not there."""
+    message: dict[str, Any] = {"role": turn.role, "content": turn.content}
+    if turn.thinking:
+        message["reasoning_content"] = message["thinking"] = turn.thinking
+    if turn.tool_calls:
+        message["tool_calls"] = [_call(call) for call in turn.tool_calls]
+    if turn.tool_name:
+        message["name"] = message["tool_name"] = turn.tool_name
+    if turn.tool_call_id:
+        message["tool_call_id"] = turn.tool_call_id
+    return message
 
 
-def _without_bos(text: str, specials: Specials) -> str:
-    """A template's BOS is dropped where the tokenizer adds one: twice would be one too many."""
-    return text.removeprefix(specials.bos) if specials.adds_bos else text
+def _call(call: ToolCall) -> dict[str, Any]:
+    return {"type": "function", "id": call.id, "function": {"name": call.name, "arguments": call.arguments}}
 
 
-def _plain(turns: Sequence[Turn]) -> str:
-    """Neighbours of one role are joined by a blank line; a system message has no place in it."""
-    parts = []
-    for role, group in groupby(turns, key=lambda turn: turn.role):
-        if role in ("user", "assistant"):
-            parts.append("\n\n".join(turn.content for turn in group))
-    return "".join(parts)
+def _thinking(conversation: Conversation) -> dict[str, Any]:
+    """The switches that templates of thinking models look at."""
+    if conversation.think is None:
+        return {}
+    switches: dict[str, Any] = {"enable_thinking": conversation.think, "thinking": conversation.think}
+    return switches | ({"reasoning_effort": conversation.think_level} if conversation.think_level else {})

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 
 from hearthd.errors import BadRequest
-from hearthd.prompt.render import Turn
+from hearthd.prompt.conversation import Turn
 from hearthd.prompt.truncate import fit
 
 
