@@ -40,7 +40,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     main_gpu: int | None = None
     num_thread: int = 0  # 0: the server decides
     use_mmap: bool | None = None
-    use_mlock: bool = False
+    use_mlock: bool | None = None
     numa: bool = False
     low_vram: bool = False
     f16_kv: bool = True
@@ -104,7 +104,7 @@ OPTIONS: dict[str, Kind] = {
 }
 
 # another value of one of these needs another load
-LOAD_TIME = ("num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "use_mmap", "use_mlock")
+LOAD_TIME = ("num_ctx", "num_batch", "num_gpu", "num_thread", "use_mmap", "use_mlock", "vocab_only")
 
 Value = int | float | bool | tuple[str, ...]
 

@@ -6,7 +6,17 @@ import msgspec
 import pytest
 
 from hearthd.errors import BadRequest
-from hearthd.options import LOAD_TIME, OPTIONS, OptionError, Options, check_option, load_time, merge, parse_parameter
+from hearthd.options import (
+    LOAD_TIME,
+    OPTIONS,
+    Kind,
+    OptionError,
+    Options,
+    check_option,
+    load_time,
+    merge,
+    parse_parameter,
+)
 
 
 def test_every_option_has_one_field_and_one_type() -> None:
@@ -75,7 +85,15 @@ def test_unknown_options_are_ignored_with_a_warning(caplog: pytest.LogCaptureFix
 
 def test_only_load_time_options_ask_for_another_load() -> None:
     assert load_time(merge({"temperature": 0.0, "seed": 1})) == load_time(Options())
-    assert load_time(merge({"num_ctx": 1})) != load_time(Options())
+    for name in LOAD_TIME:
+        value = True if OPTIONS[name] is Kind.BOOLEAN else 1
+        assert load_time(merge({name: value})) != load_time(Options()), name
+
+
+def test_options_that_nobody_set_leave_what_is_loaded() -> None:
+    unset = Options()
+    assert (unset.num_ctx, unset.use_mmap, unset.use_mlock) == (None, None, None)
+    assert merge({"use_mlock": False}).use_mlock is False
 
 
 @pytest.mark.parametrize(

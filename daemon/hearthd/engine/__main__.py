@@ -7,6 +7,7 @@ Cancel is seen while a step runs; another answers Tokenize. The process ends whe
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import signal
 import socket
@@ -19,16 +20,24 @@ from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 
+from hearthd.engine import weights
 from hearthd.engine.batch import Batch, failure
 from hearthd.engine.channel import Channel, Closed
 from hearthd.engine.frames import Cancel, Failed, Generate, Load, Loaded, LoadFailure, Tokenize, Tokens
-from hearthd.engine.session import Session, open_session
+from hearthd.engine.session import RUNNER_BYTES, Session, open_session
 from hearthd.engine.tokens import Tokenizer
 from hearthd.store.variant import VARIANT_FILE, VariantInfo, read_variant
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 OOM_SCORE_ADJ = "500"  # of -1000..1000: the kernel takes a runner before the daemon
+LOG_FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
+WITHOUT_WEIGHTS = (
+    "the model was loaded with vocab_only, without its weights: it can count tokens but not answer; "
+    "leave the option out to load it whole"
+)
 USAGE = "usage: python -m hearthd.engine --fd N (started by the daemon)"
+
+log = logging.getLogger(__name__)
 
 Inbox = SimpleQueue[Generate | Cancel]
 Texts = SimpleQueue[Tokenize]
@@ -51,15 +60,37 @@ def read_info(directory: Path) -> VariantInfo:
     return info
 
 
-def open_model(load: Load) -> tuple[VariantInfo, Tokenizer, Session]:
-    """The parts of a model. Raises what reading and ONNX Runtime raise."""
+def open_model(load: Load) -> tuple[VariantInfo, Tokenizer, Session | None]:
+    """The parts of a model, without a session where only the vocabulary is wanted.
+
+    Raises what reading and ONNX Runtime raise.
+    """
     directory = Path(load.variant_dir)
     info = read_info(directory)
     tokenizer = Tokenizer(directory / info.tokenizer, info)
+    if load.vocab_only:
+        return info, tokenizer, None
     session = open_session(
-        directory, info, num_ctx=load.num_ctx, num_threads=load.num_threads, num_batch=load.num_batch
+        directory,
+        info,
+        num_ctx=load.num_ctx,
+        num_threads=load.num_threads,
+        num_batch=load.num_batch,
+        num_gpu=load.num_gpu,
     )
+    place_weights(load, directory)
     return info, tokenizer, session
+
+
+def place_weights(load: Load, directory: Path) -> None:
+    """Does what use_mmap and use_mlock ask for; a warning where the system does not let it."""
+    if not load.use_mmap:
+        try:
+            weights.read_in(directory)
+        except OSError as error:
+            log.warning("use_mmap: the weights stay mapped from their files: %s", error.strerror)
+    if load.use_mlock and (refusal := weights.lock(directory)):
+        log.warning("%s", refusal)
 
 
 def load_failure(error: Exception) -> LoadFailure:
@@ -70,8 +101,10 @@ def load_failure(error: Exception) -> LoadFailure:
     return LoadFailure(text)
 
 
-def loaded(session: Session, load_ns: int) -> Loaded:
+def loaded(load: Load, session: Session | None, load_ns: int) -> Loaded:
     """The answer to Load."""
+    if session is None:
+        return Loaded("cpu", "vocabulary only", load.num_ctx, RUNNER_BYTES, 0, load_ns)
     return Loaded(
         provider=session.provider,
         device=session.device,
@@ -126,6 +159,14 @@ def take(batch: Batch, frame: Generate | Cancel) -> None:
         batch.cancel(frame.id)
 
 
+def refuse(channel: Channel, inbox: Inbox) -> None:
+    """Answers every Generate of a model without weights, until the channel closes. Raises Closed."""
+    while True:
+        frame = inbox.get()
+        if isinstance(frame, Generate):
+            channel.send(Failed(frame.id, WITHOUT_WEIGHTS, 400))
+
+
 def serve(batch: Batch, inbox: Inbox) -> None:
     """Works until the channel closes: frames first, then a step. Raises Closed."""
     while True:
@@ -148,11 +189,15 @@ def run(channel: Channel) -> int:
     except Exception as error:
         channel.send(load_failure(error))
         return 1
-    channel.send(loaded(session, time.monotonic_ns() - started_ns))
+    answer = loaded(load, session, time.monotonic_ns() - started_ns)
+    channel.send(answer)
     inbox, texts = Inbox(), Texts()
     start_thread(take_frames, channel, inbox, texts)
-    start_thread(answer_texts, channel, tokenizer, texts, session.num_ctx)
-    serve(Batch(session, tokenizer, info, channel.send), inbox)
+    start_thread(answer_texts, channel, tokenizer, texts, answer.num_ctx)
+    if session is None:
+        refuse(channel, inbox)
+    else:
+        serve(Batch(session, tokenizer, info, channel.send), inbox)
     return 0
 
 
@@ -162,6 +207,7 @@ def main(arguments: list[str]) -> int:
         sys.stderr.write(USAGE + "\n")
         return 2
     guard_process()
+    logging.basicConfig(format=LOG_FORMAT)  # to standard error, which is the daemon's
     with suppress(Closed):
         return run(Channel(socket.socket(fileno=int(arguments[1]))))
     return 0

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hearthd.engine.kvcache import KVCache
-from hearthd.engine.providers.provider import Provider, load_provider
+from hearthd.engine.providers.provider import CPU, Provider, load_provider
 from hearthd.engine.shift import drop_positions
 from hearthd.store import variant
 from hearthd.store.variant import VariantInfo
@@ -123,13 +123,21 @@ class Session:
 
 
 def open_session(
-    variant_dir: Path, info: VariantInfo, *, num_ctx: int, num_threads: int = 0, num_batch: int = 512
+    variant_dir: Path,
+    info: VariantInfo,
+    *,
+    num_ctx: int,
+    num_threads: int = 0,
+    num_batch: int = 512,
+    num_gpu: int = -1,
 ) -> Session:
-    """The variant's session on its own provider; `num_ctx` tokens are clamped to what the model was trained for.
+    """The variant's session on its own provider, or with `num_gpu` 0 on the CPU.
+
+    `num_ctx` tokens are clamped to what the model was trained for.
 
     Raises what ONNX Runtime raises for a damaged graph, and MemoryError or OSError where memory is short.
     """
-    provider = load_provider(info.provider, num_threads)
+    provider = load_provider(info.provider if num_gpu else CPU, num_threads)
     num_ctx = max(1, min(num_ctx, info.context_length))
     return Session(variant_dir / info.graph, info, provider, num_ctx=num_ctx, num_batch=num_batch)
 
@@ -137,11 +145,13 @@ def open_session(
 def steps(num_tokens: int, *, chunk: int, tile: int) -> Iterator[int]:
     """Sizes of prefill steps: `chunk`, a multiple of `tile`, as long as tokens last, then the rest.
 
-    A step of one token runs in other kernels than longer ones. Where a chunk is several tiles none is left
-    alone: the step before it leaves it a tile for company. Where it is one, all steps begin at the same places anyway.
+    A step of one token runs in other kernels than longer ones, so none is left alone: the step before it leaves
+    it a tile, or where a chunk is no more than a tile, a token for company.
     """
     while num_tokens > chunk:
-        size = chunk - tile if chunk > tile and num_tokens == chunk + 1 else chunk
+        size = chunk
+        if num_tokens == chunk + 1:
+            size = max(chunk - (tile if tile < chunk else 1), 1)
         yield size
         num_tokens -= size
     if num_tokens:

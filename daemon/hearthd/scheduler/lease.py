@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from hearthd.engine.frames import Load
 from hearthd.scheduler.runner import Runner
 from hearthd.store import media
 from hearthd.store.store import StoredModel
@@ -24,18 +25,41 @@ class LoadOptions(msgspec.Struct, frozen=True):
     num_ctx: int | None = None  # tokens
     num_batch: int | None = None  # prompt tokens evaluated at once
     num_thread: int | None = None  # 0 or less: as None
+    num_gpu: int | None = None  # decoder layers on an accelerator; 0: none, less: as None
+    use_mmap: bool | None = None
+    use_mlock: bool | None = None
+    vocab_only: bool = False
+
+    @classmethod
+    def of(cls, frame: Load) -> LoadOptions:
+        """Those that a runner is told."""
+        return cls(
+            num_ctx=frame.num_ctx,
+            num_batch=frame.num_batch,
+            num_thread=frame.num_threads,
+            num_gpu=frame.num_gpu,
+            use_mmap=frame.use_mmap,
+            use_mlock=frame.use_mlock,
+            vocab_only=frame.vocab_only,
+        )
 
     def met_by(self, other: LoadOptions) -> bool:
         """Whether a model loaded with `other` serves a request that asks for these."""
-        asked = ((self.num_ctx, other.num_ctx), (self.num_batch, other.num_batch), (self.num_thread, other.num_thread))
+        asked = zip(msgspec.structs.astuple(self), msgspec.structs.astuple(other), strict=True)
         return all(mine is None or mine == theirs for mine, theirs in asked)
 
-    def clamped(self, context_length: int) -> LoadOptions:
-        """These as a model of that context length gets them: num_ctx and num_batch in range, num_thread set or None."""
-        return LoadOptions(
+    def clamped(self, context_length: int, *, accelerated: bool = False) -> LoadOptions:
+        """These as a model of that context length gets them: num_ctx and num_batch in range, num_thread set or None.
+
+        Without an accelerator num_gpu is None: wherever the layers are wanted, they come to lie on the CPU.
+        """
+        placed = accelerated and self.num_gpu is not None and self.num_gpu >= 0
+        return msgspec.structs.replace(
+            self,
             num_ctx=None if self.num_ctx is None else min(max(self.num_ctx, MIN_NUM_CTX), context_length),
-            num_batch=None if self.num_batch is None else max(1, self.num_batch),
+            num_batch=None if self.num_batch is None else min(max(1, self.num_batch), context_length),
             num_thread=self.num_thread if self.num_thread and self.num_thread > 0 else None,
+            num_gpu=self.num_gpu if placed else None,
         )
 
 
@@ -55,6 +79,7 @@ class LoadedModel:
     context_length: int  # tokens, of the model
     runner: Runner
     keep_alive_ns: int
+    accelerated: bool = False  # the machine has more than its CPU
     num_users: int = 0
     leaving: bool = False  # takes no more users and goes when idle
     expires_at_ns: int | None = None  # of the epoch, while idle; None: in use or for ever
@@ -64,7 +89,8 @@ class LoadedModel:
     def serves(self, options: LoadOptions) -> bool:
         """Whether a new request with these options may use it."""
         usable = self.runner.alive and not self.leaving
-        return usable and options.clamped(self.context_length).met_by(self.options)
+        asked = options.clamped(self.context_length, accelerated=self.accelerated)
+        return usable and asked.met_by(self.options)
 
     def stop_timer(self) -> None:
         """No deadline while it is in use."""

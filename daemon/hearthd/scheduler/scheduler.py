@@ -63,6 +63,7 @@ class Scheduler:
 
     `prepare` gives the directory of a runnable variant, `spawn` a runner for it, `available` the free
     memory in bytes or None. `keep_alive_ns` and `num_ctx` are the defaults for requests that do not say.
+    `accelerated` says whether num_gpu can make a difference on this machine.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Scheduler:
         num_threads: int = 0,
         max_queue: int = 512,
         max_loaded: int = 3,
+        accelerated: bool = False,
         available: Callable[[], int | None] = lambda: read_memory().available_bytes or None,
     ) -> None:
         self._prepare = prepare
@@ -84,6 +86,7 @@ class Scheduler:
         self._num_threads = num_threads
         self._max_queue = max_queue
         self._max_loaded = max_loaded
+        self._accelerated = accelerated
         self._available = available
         self._models: dict[str, LoadedModel] = {}
         self._queue: list[_Ticket] = []
@@ -230,24 +233,35 @@ class Scheduler:
             await self._vacate(old, "reload")
         directory, info = await self._prepare(ticket.model)
         frame = self._load_frame(directory, ticket.options, info.context_length)
-        needed_bytes = RUNNER_BYTES + info.weight_bytes + info.kv_bytes_per_token * frame.num_ctx
+        needed_bytes = _needed_bytes(frame, info)
         self._loading_frame, self._loading_bytes = frame, needed_bytes
         await self._make_room(name, needed_bytes)
         log.info("load %s: %d MiB needed, num_ctx %d", name, needed_bytes >> 20, frame.num_ctx)
         runner = await self._spawn_with_room(frame)
         ready = runner.loaded
         log.info("ready %s: %d MiB, %.2f s, %s", name, ready.size_bytes >> 20, ready.load_ns / 1e9, ready.device)
-        options = LoadOptions(frame.num_ctx, frame.num_batch, frame.num_threads)
-        return LoadedModel(ticket.key, ticket.model, options, info.context_length, runner, self._keep_alive_ns)
+        return LoadedModel(
+            key=ticket.key,
+            model=ticket.model,
+            options=LoadOptions.of(frame),
+            context_length=info.context_length,
+            runner=runner,
+            keep_alive_ns=self._keep_alive_ns,
+            accelerated=self._accelerated,
+        )
 
     def _load_frame(self, directory: Path, asked: LoadOptions, context_length: int) -> Load:
         """What the runner is told: what was asked for, else the defaults."""
-        asked = asked.clamped(context_length)
+        asked = asked.clamped(context_length, accelerated=self._accelerated)
         return Load(
             variant_dir=str(directory),
             num_ctx=min(self._num_ctx, context_length) if asked.num_ctx is None else asked.num_ctx,
             num_threads=self._num_threads if asked.num_thread is None else asked.num_thread,
-            num_batch=DEFAULT_NUM_BATCH if asked.num_batch is None else asked.num_batch,
+            num_batch=min(DEFAULT_NUM_BATCH, context_length) if asked.num_batch is None else asked.num_batch,
+            num_gpu=-1 if asked.num_gpu is None else asked.num_gpu,
+            use_mmap=asked.use_mmap is not False,
+            use_mlock=bool(asked.use_mlock),
+            vocab_only=asked.vocab_only,
         )
 
     async def _spawn_with_room(self, frame: Load) -> Runner:
@@ -384,6 +398,12 @@ class Scheduler:
 
 def _normal(keep_alive_ns: int) -> int:
     return FOREVER_NS if keep_alive_ns < 0 else min(keep_alive_ns, FOREVER_NS)
+
+
+def _needed_bytes(frame: Load, info: VariantInfo) -> int:
+    if frame.vocab_only:
+        return RUNNER_BYTES
+    return RUNNER_BYTES + info.weight_bytes + info.kv_bytes_per_token * frame.num_ctx
 
 
 def _resident(loaded: LoadedModel) -> placement.Resident:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
+import json
 import os
+import resource
 import select
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,6 +25,7 @@ from hearthd.engine.frames import (
     Frame,
     FromRunner,
     Generate,
+    Grammar,
     Load,
     Loaded,
     LoadFailure,
@@ -34,6 +38,7 @@ from hearthd.engine.frames import (
 )
 
 PATIENCE_S = 30.0
+PR_CAPBSET_DROP, CAP_IPC_LOCK = 24, 14  # linux/prctl.h, linux/capability.h
 VARIED = SamplingParams(temperature=0.0, repeat_penalty=100.0, repeat_last_n=16)  # never loops, never ends
 
 
@@ -69,12 +74,13 @@ class Peer:
 
 
 @contextmanager
-def started() -> Iterator[Peer]:
+def started(prepare: Callable[[], None] | None = None, stderr: int | None = None) -> Iterator[Peer]:
     ours, theirs = socket.socketpair()
     with ours:
         with theirs:
             fd = theirs.fileno()
-            process = subprocess.Popen([sys.executable, "-m", "hearthd.engine", "--fd", str(fd)], pass_fds=[fd])
+            command = [sys.executable, "-m", "hearthd.engine", "--fd", str(fd)]
+            process = subprocess.Popen(command, pass_fds=[fd], preexec_fn=prepare, stderr=stderr)
         try:
             yield Peer(process, ours)
         finally:
@@ -235,3 +241,108 @@ def test_wrong_arguments_print_the_usage(arguments: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("usage:")
+
+
+def memory_kib(peer: Peer, key: str) -> int:
+    """A line of the runner's /proc/PID/status."""
+    lines = Path(f"/proc/{peer.process.pid}/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(f"{key}:")).split()[1])
+
+
+def text_of(peer: Peer, prompt: str) -> str:
+    peer.send(Generate(1, prompt, sampling=VARIED, num_predict=8))
+    return "".join(frame.text for frame in peer.answers(1) if isinstance(frame, Piece))
+
+
+def test_without_mmap_the_weights_lie_in_memory_of_the_process(smollm2_variant: Path) -> None:
+    found: dict[bool, tuple[str, int]] = {}
+    for use_mmap in (True, False):
+        with started() as peer:
+            peer.send(Load(str(smollm2_variant), 256, use_mmap=use_mmap))
+            assert isinstance(peer.receive(), Loaded)
+            text = text_of(peer, "<|im_start|>user\nHello<|im_end|>\n")
+            found[use_mmap] = text, memory_kib(peer, "RssAnon")
+    assert found[True][0] == found[False][0] != ""
+    assert found[False][1] - found[True][1] > 20 << 10  # the embedding's table alone is 29 MiB
+
+
+def may_lock(num_bytes: int) -> bool:
+    """Whether a process that this one starts may lock so much: by the limit, or with a capability."""
+    hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)[1]
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("CapEff"))
+    capable = int(line.split()[1], 16) >> CAP_IPC_LOCK & 1
+    return bool(capable) or hard == resource.RLIM_INFINITY or hard > num_bytes
+
+
+def test_use_mlock_locks_the_weights_but_not_the_empty_kv_cache(smollm2_variant: Path) -> None:
+    if not may_lock(400 << 20):
+        pytest.skip("this process may not lock 400 MiB of memory (RLIMIT_MEMLOCK)")
+    with started() as peer:
+        peer.send(Load(str(smollm2_variant), 8192, use_mlock=True))
+        assert isinstance(peer.receive(), Loaded)
+        assert memory_kib(peer, "VmLck") > 100 << 10
+        assert memory_kib(peer, "VmRSS") < 340 << 10  # keys and values of 8192 tokens would be 360 MiB more
+
+
+def forbid_locking() -> None:
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, (65536, 65536))
+    ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, CAP_IPC_LOCK, 0, 0, 0)
+
+
+def test_a_limit_that_forbids_locking_is_named_in_a_warning_and_the_model_serves(tiny_variant: Path) -> None:
+    with started(forbid_locking, subprocess.PIPE) as peer:
+        peer.send(Load(str(tiny_variant), 256, use_mlock=True))
+        assert isinstance(peer.receive(), Loaded)
+        assert text_of(peer, "hello") != ""
+        assert memory_kib(peer, "VmLck") == 0
+        peer.socket.close()
+        assert peer.process.stderr is not None
+        with peer.process.stderr:
+            log = peer.process.stderr.read().decode()
+    assert "WARNING" in log and "RLIMIT_MEMLOCK" in log and "use_mlock" in log
+
+
+def test_with_vocab_only_texts_are_tokenized_and_generation_is_refused(tiny_variant: Path) -> None:
+    with started() as peer:
+        peer.send(Load(str(tiny_variant), 256, vocab_only=True))
+        answer = peer.receive()
+        assert isinstance(answer, Loaded)
+        assert (answer.num_ctx, answer.size_vram_bytes) == (256, 0)
+        peer.send(Generate(1, "hello"))
+        [refused] = peer.answers(1)
+        assert isinstance(refused, Failed)
+        assert refused.status == 400 and "loaded with vocab_only" in refused.message
+        peer.send(Cancel(1))
+        peer.send(Tokenize(2, "<|im_start|>the"))
+        tokens = peer.receive()
+        assert isinstance(tokens, Tokens) and len(tokens.ids) == 2
+
+
+@pytest.mark.parametrize(
+    "load", [{"num_threads": 10_000}, {"num_batch": 10**9}, {"num_batch": -3}, {"num_gpu": 0}, {"num_gpu": 99}]
+)
+def test_numbers_out_of_range_load_and_serve(tiny_variant: Path, load: dict[str, int]) -> None:
+    with started() as peer:
+        peer.send(Load(str(tiny_variant), 256, **load))  # type: ignore[arg-type]
+        answer = peer.receive()
+        assert isinstance(answer, Loaded) and answer.provider == "cpu"
+        assert text_of(peer, "hello") != ""
+
+
+def test_generation_goes_on_over_ten_windows(tiny_variant: Path) -> None:
+    with loaded(tiny_variant, num_ctx=32) as (peer, _):
+        peer.send(Generate(1, "hello", sampling=VARIED, num_predict=10**6))
+        done = peer.answers(1)[-1]
+        assert isinstance(done, Done)
+        assert (done.reason, done.eval_count) == ("length", 320)
+
+
+def test_an_answer_held_to_a_schema_is_that_json(smollm2_variant: Path) -> None:
+    properties = {"name": {"enum": ["Ada", "Bob"]}}
+    schema = {"type": "object", "properties": properties, "required": ["name"], "additionalProperties": False}
+    with loaded(smollm2_variant, num_ctx=256) as (peer, _):
+        peer.send(Generate(1, "Say a name as JSON: ", grammar=Grammar(json.dumps(schema)), num_predict=40))
+        *pieces, done = peer.answers(1)
+        assert isinstance(done, Done) and done.reason == "stop"
+        text = "".join(piece.text for piece in pieces if isinstance(piece, Piece))
+        assert json.loads(text)["name"] in ("Ada", "Bob")

@@ -26,9 +26,9 @@ def test_steps_add_up_begin_on_tiles_and_leave_no_token_alone(chunk: int, tile: 
     for num_tokens in range(1, 400):
         sizes = list(steps(num_tokens, chunk=chunk, tile=tile))
         assert sum(sizes) == num_tokens
-        assert all(size % tile == 0 for size in sizes[:-1])
+        assert all(size % tile == 0 for size in (sizes[:-1] if sizes[-1] != 2 else sizes[:-2]))
         assert max(sizes) <= chunk
-        assert sizes[-1] > 1 or num_tokens == 1 or chunk == tile
+        assert sizes[-1] > 1 or num_tokens == 1 or chunk == 1
 
 
 def test_no_tokens_need_no_step() -> None:

@@ -53,8 +53,9 @@ def test_a_loaded_runner_generates_and_its_process_is_gone_after_close(tiny_vari
             text, done = await answer(runner, Generate(0, "hello", num_predict=20, sampling=VARIED))
             assert len(text) >= 20
             assert (done.reason, done.eval_count, done.cached_count) == ("length", 20, 0)
-            again, done = await answer(runner, Generate(0, "hello", num_predict=20, sampling=VARIED))
-            assert (again, done.cached_count) == (text, done.prompt_count - 1)
+            again, _ = await answer(runner, Generate(0, "hello", num_predict=20, sampling=VARIED))
+            _, drawn = await answer(runner, Generate(0, "hello", num_predict=1))
+            assert (again, drawn.cached_count) == (text, drawn.prompt_count - 1)
         assert is_gone(runner.pid)
         assert not runner.alive
 

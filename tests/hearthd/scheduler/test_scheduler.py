@@ -56,6 +56,84 @@ def test_a_request_that_does_not_ask_for_num_ctx_takes_what_is_loaded() -> None:
     run(scenario())
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        LoadOptions(num_ctx=512),
+        LoadOptions(num_batch=64),
+        LoadOptions(num_thread=1),
+        LoadOptions(use_mmap=False),
+        LoadOptions(use_mlock=True),
+        LoadOptions(vocab_only=True),
+    ],
+)
+def test_each_load_option_loads_once_more_and_reaches_the_runner(options: LoadOptions) -> None:
+    async def scenario() -> None:
+        stage = Stage()
+        scheduler = stage.scheduler()
+        await touch(scheduler, A)
+        await touch(scheduler, A, options)
+        await touch(scheduler, A, options)
+        first, second = (LoadOptions.of(runner.load) for runner in stage.runners)
+        assert options.met_by(second) and not options.met_by(first)
+        await scheduler.stop()
+
+    run(scenario())
+
+
+def test_after_vocab_only_a_request_that_does_not_ask_for_it_loads_the_whole_model() -> None:
+    async def scenario() -> None:
+        stage = Stage()
+        scheduler = stage.scheduler()
+        await touch(scheduler, A, LoadOptions(vocab_only=True))
+        await touch(scheduler, A)
+        assert [runner.load.vocab_only for runner in stage.runners] == [True, False]
+        await scheduler.stop()
+
+    run(scenario())
+
+
+def test_a_vocabulary_needs_no_room_for_weights() -> None:
+    async def scenario() -> None:
+        stage = Stage(available_bytes=100 << 20, info=variant(weight_bytes=1 << 30))
+        scheduler = stage.scheduler()
+        await touch(scheduler, A, LoadOptions(vocab_only=True))
+        with pytest.raises(LoadFailed, match="more system memory"):
+            await touch(scheduler, A)
+        await scheduler.stop()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(("accelerated", "loads"), [(False, [-1]), (True, [-1, 0, 20])])
+def test_num_gpu_reloads_only_where_the_placement_would_differ(accelerated: bool, loads: list[int]) -> None:
+    async def scenario() -> None:
+        stage = Stage()
+        scheduler = stage.scheduler(accelerated=accelerated)
+        for num_gpu in (None, -1, 0, 0, -1, 20, None):
+            await touch(scheduler, A, LoadOptions(num_gpu=num_gpu))
+        assert [runner.load.num_gpu for runner in stage.runners] == loads
+        await scheduler.stop()
+
+    run(scenario())
+
+
+def test_numbers_out_of_range_load_and_asking_again_reloads_nothing() -> None:
+    async def scenario() -> None:
+        stage = Stage()
+        scheduler = stage.scheduler()
+        most, least = 2**63 - 1, -(2**63)
+        for number in (most, least, 0):
+            options = LoadOptions(num_ctx=number, num_batch=number, num_thread=number, num_gpu=number)
+            await touch(scheduler, A, options)
+            await touch(scheduler, A, options)
+        loads = [(runner.load.num_ctx, runner.load.num_batch) for runner in stage.runners]
+        assert loads == [(CONTEXT_LENGTH, CONTEXT_LENGTH), (4, 1)]
+        await scheduler.stop()
+
+    run(scenario())
+
+
 def test_num_ctx_beyond_the_models_own_is_cut_and_asking_again_reloads_nothing() -> None:
     async def scenario() -> None:
         stage = Stage()

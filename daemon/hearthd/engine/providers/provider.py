@@ -10,6 +10,8 @@ import onnxruntime as ort
 
 from hearthd.engine.providers import PROVIDERS
 
+CPU = "cpu"  # the provider that every machine has
+
 
 class Provider(Protocol):
     """Opens graphs on one kind of device."""
