@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hearthd.engine.ranking import Keys, Places
+from hearthd.engine.ranking import Keys, Places, column_maxima, largest
 
 Ids = NDArray[np.integer[Any]]
 
@@ -17,24 +18,51 @@ MANY = 4096  # of more candidates the weights are float32, whose exponential tak
 BLOCK = 512  # weights summed as one in a draw among many
 
 
+class NonFiniteLogits(ArithmeticError):
+    """The model gave no usable logit: its best one is NaN or infinite."""
+
+    def __init__(self) -> None:
+        super().__init__("the model computed values that are not finite numbers; its weights or conversion are damaged")
+
+
 @dataclass(slots=True, frozen=True)
 class Candidates:
-    """Tokens still in the draw, one at least, in no particular order."""
+    """Tokens still in the draw, one at least."""
 
     ids: Ids  # (n,)
     logits: Keys  # (n,) none of them NaN, the largest finite
+    is_ranked: bool = False  # best first
 
     def at(self, places: Places | NDArray[np.bool_]) -> Candidates:
         """Those at the given places of the two arrays."""
         return Candidates(self.ids[places], self.logits[places])
 
+    def first(self, count: int) -> Candidates:
+        """The first `count`, which are the best where the candidates are ranked."""
+        return Candidates(self.ids[:count], self.logits[:count], self.is_ranked)
+
 
 def possible(logits: Keys) -> Candidates:
-    """The tokens of the row `logits` (V,) that are not forbidden by -inf."""
-    if logits.min() > -np.inf:
+    """The tokens of the row `logits` (V,) that are not forbidden by -inf. Raises NonFiniteLogits."""
+    refuse_non_finite(logits)
+    if np.minimum.reduce(logits) > -np.inf:
         return Candidates(_all_ids(len(logits)), logits)
-    ids = np.flatnonzero(logits > -np.inf)
+    ids = (logits > -np.inf).nonzero()[0]
     return Candidates(ids, logits[ids])
+
+
+def best_possible(logits: Keys, k: int) -> Candidates:
+    """The `k` best tokens of the row `logits` (V,) that are not forbidden, ranked. Raises NonFiniteLogits."""
+    maxima = column_maxima(logits, k)
+    refuse_non_finite(maxima)
+    ids = largest(logits, k, maxima)
+    return Candidates(ids, logits[ids], is_ranked=True)
+
+
+def refuse_non_finite(logits: Keys) -> None:
+    """Raises NonFiniteLogits where the largest of (n,) logits is NaN or infinite."""
+    if not math.isfinite(np.maximum.reduce(logits)):
+        raise NonFiniteLogits
 
 
 @lru_cache(maxsize=1)
@@ -44,33 +72,36 @@ def _all_ids(vocab_size: int) -> Ids:
     return ids
 
 
-def shifted(logits: Keys) -> Keys:
-    """(n,) logits minus the largest one: float64, of more than MANY float32."""
-    dtype = np.float64 if len(logits) <= MANY else np.float32
-    with np.errstate(over="ignore"):
-        return np.asarray(np.subtract(logits, logits.max(), dtype=dtype))
+def shifted(candidates: Candidates) -> Keys:
+    """(n,) logits minus the largest one, a new array: float64, of more than MANY float32."""
+    logits = candidates.logits
+    if len(logits) > MANY and logits.dtype == np.float32:
+        with np.errstate(over="ignore"):
+            return np.asarray(logits - np.maximum.reduce(logits))
+    falls = logits.astype(np.float64)
+    falls -= falls[0] if candidates.is_ranked else np.maximum.reduce(falls)
+    return falls
 
 
-def weights(logits: Keys) -> Keys:
-    """What the softmax of (n,) logits divides by its sum: 0 to 1, of the dtype of `shifted`."""
-    values = shifted(logits)
+def weights(candidates: Candidates) -> Keys:
+    """What the softmax of the logits divides by its sum: (n,) from 0 to 1, of the dtype of `shifted`."""
+    values = shifted(candidates)
     return np.exp(values, out=values)
 
 
 def drawn(shares: Keys, uniform: float) -> int:
     """A place in (n,) weights, in proportion to them, for a `uniform` number of [0, 1); never one of weight 0."""
     if len(shares) <= MANY:
-        return _reaching(shares, uniform)[0]
-    block, rest = _reaching(np.add.reduceat(shares, np.arange(0, len(shares), BLOCK), dtype=np.float64), uniform)
+        return _reaching(shares.cumsum(), uniform)
+    reached = np.add.reduceat(shares, np.arange(0, len(shares), BLOCK), dtype=np.float64).cumsum()
+    block = _reaching(reached, uniform)
+    before = reached[block - 1] if block else 0.0
+    within = (uniform * reached[-1] - before) / (reached[block] - before)
     start = block * BLOCK
-    return start + _reaching(shares[start : start + BLOCK], rest)[0]
+    return start + _reaching(shares[start : start + BLOCK].cumsum(dtype=np.float64), within)
 
 
-def _reaching(shares: Keys, uniform: float) -> tuple[int, float]:
-    """The place where the running sum passes `uniform` of the whole, and how far into that place, from 0 to 1."""
-    reached = shares.cumsum(dtype=np.float64)
-    target = uniform * float(reached[-1])
-    last = int(np.searchsorted(reached, reached[-1]))  # the last of weight above 0
-    place = min(int(np.searchsorted(reached, target, side="right")), last)
-    before = float(reached[place - 1]) if place else 0.0
-    return place, (target - before) / (float(reached[place]) - before)
+def _reaching(reached: Keys, uniform: float) -> int:
+    """The place where (n,) running sums pass `uniform` of the whole, and that it is reached by where none does."""
+    place = int(reached.searchsorted(uniform * reached[-1], side="right"))
+    return place if place < len(reached) else int(reached.searchsorted(reached[-1]))

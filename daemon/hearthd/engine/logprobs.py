@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from hearthd.engine.candidates import weights
+from hearthd.engine.candidates import Candidates, weights
 from hearthd.engine.frames import Logprob, TopLogprob
 from hearthd.engine.ranking import largest
 from hearthd.engine.stages import Floats
@@ -22,7 +22,7 @@ def logprob_of(logits: Floats, token: int, num_top: int, token_text: Callable[[i
     of which `token` is the text, with U+FFFD for what is no UTF-8. The best logit must be finite.
     """
     best = float(logits.max())
-    log_total = math.log(float(weights(logits).sum(dtype=np.float64)))
+    log_total = math.log(float(weights(Candidates(np.empty(0, np.int64), logits)).sum(dtype=np.float64)))
 
     def entry(token: int) -> TopLogprob:
         text = token_text(token)

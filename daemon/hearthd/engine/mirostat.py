@@ -63,14 +63,14 @@ class Mirostat:
         return candidates if count >= len(candidates.ids) else candidates.at(largest(candidates.logits, count))
 
     def _by_surprise(self, candidates: Candidates) -> Candidates:
-        falls = shifted(candidates.logits)
+        falls = shifted(candidates)
         log_total = math.log(float(np.exp(falls).sum(dtype=np.float64)))
         floor = log_total - self.limit * math.log(2)
         return candidates.at(falls >= floor if floor <= 0 else largest(falls, 1))
 
     def learn(self, candidates: Candidates, place: int) -> None:
         """Moves the limit, for the token at `place` was drawn from `candidates`."""
-        shares = weights(candidates.logits)
+        shares = weights(candidates)
         surprise = -math.log2(float(shares[place]) / float(shares.sum(dtype=np.float64)))
         moved = self.limit - self._rate * (surprise - self._target)
         self.limit = min(max(moved, -MAX_BITS), MAX_BITS)

@@ -5,6 +5,7 @@ Of equal keys the one that comes first is the larger, so that every answer is th
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -32,9 +33,28 @@ def ranked(keys: Keys) -> Places:
     return packed & 0xFFFF_FFFF
 
 
-def largest(keys: Keys, k: int) -> Places:
-    """The places of the `k` largest of (n,) keys, largest first; fewer where fewer are above -inf."""
-    places = _at_least_kth(keys, k)
+def column_maxima(keys: Keys, k: int) -> Keys:
+    """The maxima of the columns of (n,) keys as a table, columns enough for a good bound of the k-th largest key.
+
+    The largest of them is the largest key, or NaN where there is one. It is a copy of the keys where `k` is large.
+    """
+    num_rows = min(MAX_ROWS, len(keys) // (16 * k), math.isqrt(len(keys)))
+    if num_rows < 4:
+        return keys.copy()
+    width = len(keys) // num_rows
+    maxima: Keys = np.maximum.reduce(keys[: num_rows * width].reshape(num_rows, width))
+    rest = keys[num_rows * width :]
+    if len(rest):
+        np.maximum(maxima[: len(rest)], rest, out=maxima[: len(rest)])
+    return maxima
+
+
+def largest(keys: Keys, k: int, maxima: Keys | None = None) -> Places:
+    """The places of the `k` largest of (n,) keys, largest first; fewer where fewer are above -inf.
+
+    `maxima` are the column maxima where these are known already; they are changed.
+    """
+    places = _at_least_kth(keys, k, column_maxima(keys, k) if maxima is None else maxima)
     values = keys[places]
     if len(places) <= max(4 * k, FEW):
         return places[ranked(values)[:k]]
@@ -44,20 +64,13 @@ def largest(keys: Keys, k: int) -> Places:
     return np.concatenate((above[ranked(keys[above])], equal))
 
 
-def _at_least_kth(keys: Keys, k: int) -> Places:
-    """Places of a superset, mostly small, of the k largest keys: all that reach a bound of the k-th largest."""
-    floor = _bound_of_kth(keys, k) if k < len(keys) else -np.inf
-    return np.flatnonzero(keys >= floor if floor > -np.inf else keys > -np.inf)
-
-
-def _bound_of_kth(keys: Keys, k: int) -> float:
-    """A value that at least `k` keys reach: the k-th largest column maximum of the keys as a table."""
-    num_rows = min(MAX_ROWS, len(keys) // (16 * k))
-    if num_rows < 4:
-        return float(np.partition(keys, len(keys) - k)[len(keys) - k])
-    width = len(keys) // num_rows
-    maxima = keys[: num_rows * width].reshape(num_rows, width).max(axis=0)
-    return float(np.partition(maxima, width - k)[width - k])
+def _at_least_kth(keys: Keys, k: int, maxima: Keys) -> Places:
+    """Places of a superset, mostly small, of the k largest keys: all not below the k-th largest column maximum."""
+    floor = -np.inf
+    if k < len(maxima):
+        maxima.partition(len(maxima) - k)
+        floor = maxima[len(maxima) - k]
+    return (keys >= floor if floor > -np.inf else keys > -np.inf).nonzero()[0]
 
 
 def fewest(keys: Keys, weights: Keys, target: float) -> Places:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-from hearthd.engine.candidates import Candidates, drawn, weights
+from hearthd.engine.candidates import Candidates, NonFiniteLogits, drawn
 from hearthd.engine.frames import SamplingParams
 from hearthd.engine.mirostat import Mirostat
 from hearthd.engine.recent import Recent
@@ -16,11 +16,14 @@ from hearthd.engine.stages import STAGES, Floats, penalized, penalties, temperat
 __all__ = ["Floats", "NonFiniteLogits", "Sampler"]
 
 
-class NonFiniteLogits(ArithmeticError):
-    """The model gave no usable logit: its best one is NaN or infinite."""
+BATCH = 64  # random numbers made at once
 
-    def __init__(self) -> None:
-        super().__init__("the model computed values that are not finite numbers; its weights or conversion are damaged")
+
+def uniforms(seed: int) -> Iterator[float]:
+    """Random numbers of [0, 1) without end; the same for the same 64 bits of `seed`, afresh for -1."""
+    generator = np.random.Generator(np.random.PCG64(None if seed == -1 else seed & 0xFFFF_FFFF_FFFF_FFFF))
+    while True:
+        yield from generator.random(BATCH).tolist()
 
 
 def best_token(logits: Floats) -> int:
@@ -47,8 +50,7 @@ class Sampler:
         self._recent = Recent(last_n, prompt) if self._penalizes else Recent(0)
         self._spared = np.array([] if params.penalize_newline else list(newline_ids), np.int64)
         self._mirostat = Mirostat(params) if params.mirostat in (1, 2) else None
-        seed = None if params.seed == -1 else params.seed & 0xFFFF_FFFF_FFFF_FFFF
-        self._random = np.random.Generator(np.random.PCG64(seed))
+        self._uniforms = uniforms(params.seed)
 
     def choose(self, logits: Floats, constrain: Callable[[Floats], Floats] | None = None) -> int:
         """The next token for the row `logits` (V,) float32, which is left as it is.
@@ -59,9 +61,12 @@ class Sampler:
             logits = self._penalized(logits)
         if constrain is not None:
             logits = constrain(logits)
-        token = best_token(logits)
-        if self._params.temperature > 0:
-            token = self._mirostatic(logits, self._mirostat) if self._mirostat else self._staged(logits)
+        if not self._params.temperature > 0:
+            token = best_token(logits)
+        elif self._mirostat is not None:
+            token = self._mirostatic(logits, self._mirostat)
+        else:
+            token = self._staged(logits)
         self._recent.add(token)
         return token
 
@@ -83,5 +88,5 @@ class Sampler:
         return int(candidates.ids[place])
 
     def _place(self, candidates: Candidates) -> int:
-        """Where among the candidates the draw falls."""
-        return drawn(weights(candidates.logits), self._random.random())
+        """Where among candidates whose best logit is 0 the draw falls; a single one needs none."""
+        return drawn(np.exp(candidates.logits), next(self._uniforms)) if len(candidates.ids) > 1 else 0

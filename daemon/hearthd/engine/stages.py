@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from hearthd.engine.candidates import MANY, Candidates, Ids, possible, shifted, weights
+from hearthd.engine.candidates import MANY, Candidates, Ids, best_possible, possible, shifted, weights
 from hearthd.engine.frames import SamplingParams
 from hearthd.engine.ranking import Keys, fewest, largest
 
@@ -54,12 +54,9 @@ def _subtracted(penalty: float) -> float:
 def top_k(logits: Keys, k: int) -> Candidates:
     """The `k` largest logits of the row (V,), best first; all where k <= 0 (Fan et al. 2018).
 
-    Of equal logits the lowest ids. Tokens at -inf are never among them.
+    Of equal logits the lowest ids. Tokens at -inf are never among them. Raises NonFiniteLogits.
     """
-    if k <= 0 or k >= len(logits):
-        return possible(logits)
-    ids = largest(logits, k)
-    return Candidates(ids, logits[ids])
+    return best_possible(logits, k) if 0 < k < len(logits) else possible(logits)
 
 
 def tfs_z(candidates: Candidates, params: SamplingParams) -> Candidates:
@@ -71,13 +68,14 @@ def tfs_z(candidates: Candidates, params: SamplingParams) -> Candidates:
     """
     if not params.tfs_z < 1.0 or len(candidates.ids) <= 2:
         return candidates
-    bends = np.abs(np.diff(np.sort(weights(candidates.logits))[::-1], 2))
+    bends = np.abs(np.diff(np.sort(weights(candidates))[::-1], 2))
     total = float(bends.sum(dtype=np.float64))
     reached = (bends / total if total > 0 else np.full(len(bends), 1 / len(bends))).cumsum(dtype=np.float64)
-    count = int(np.searchsorted(reached, params.tfs_z, side="right"))
+    count = int(reached.searchsorted(params.tfs_z, side="right"))
     if count == len(bends):
         return candidates
-    return candidates.at(largest(candidates.logits, max(count, 1)))
+    best = max(count, 1)
+    return candidates.first(best) if candidates.is_ranked else candidates.at(largest(candidates.logits, best))
 
 
 def typical_p(candidates: Candidates, params: SamplingParams) -> Candidates:
@@ -88,7 +86,7 @@ def typical_p(candidates: Candidates, params: SamplingParams) -> Candidates:
     """
     if not params.typical_p < 1.0:
         return candidates
-    falls = np.maximum(shifted(candidates.logits), -1e30)
+    falls = np.maximum(shifted(candidates), -1e30)
     shares = np.exp(falls)
     total = float(shares.sum(dtype=np.float64))
     mean = float(np.multiply(shares, falls).sum(dtype=np.float64)) / total  # ln of the sum cancels
@@ -96,16 +94,19 @@ def typical_p(candidates: Candidates, params: SamplingParams) -> Candidates:
 
 
 def top_p(candidates: Candidates, params: SamplingParams) -> Candidates:
-    """The fewest best candidates whose probabilities reach `top_p` (Holtzman et al. 2020).
+    """The fewest best candidates whose probabilities reach `top_p` (Holtzman et al. 2020, section 3.1).
 
     Off from 1 on; the best alone from 0 down.
     """
     if not params.top_p < 1.0:
         return candidates
-    shares = weights(candidates.logits)
+    shares = weights(candidates)
+    if candidates.is_ranked:
+        reached = shares.cumsum()
+        return candidates.first(int(reached.searchsorted(params.top_p * reached[-1])) + 1)
     total = float(shares.sum(dtype=np.float64))
     if len(shares) > MANY:  # those below the limit do not add up to 1 - top_p even if they are all
-        likely = np.flatnonzero(shares >= (1 - max(params.top_p, 0.0)) * total / len(shares))
+        likely = (shares >= (1 - max(params.top_p, 0.0)) * total / len(shares)).nonzero()[0]
         candidates, shares = candidates.at(likely), shares[likely]
     return candidates.at(fewest(candidates.logits, shares, params.top_p * total))
 
@@ -117,16 +118,20 @@ def min_p(candidates: Candidates, params: SamplingParams) -> Candidates:
     """
     if not params.min_p > 0.0:
         return candidates
-    return candidates.at(shifted(candidates.logits) >= math.log(min(params.min_p, 1.0)))
+    is_likely = shifted(candidates) >= math.log(min(params.min_p, 1.0))
+    return candidates.first(int(np.count_nonzero(is_likely))) if candidates.is_ranked else candidates.at(is_likely)
 
 
 def temperature(candidates: Candidates, params: SamplingParams) -> Candidates:
     """Logits divided by `temperature`, shifted so that the best is 0 (Ackley et al. 1985)."""
-    falls = shifted(candidates.logits)
-    divisor = min(max(MIN_TEMPERATURE, params.temperature), MAX_TEMPERATURE)
-    with np.errstate(over="ignore"):
-        falls /= falls.dtype.type(divisor)
-    return Candidates(candidates.ids, falls)
+    falls = shifted(candidates)
+    divisor = falls.dtype.type(min(max(MIN_TEMPERATURE, params.temperature), MAX_TEMPERATURE))
+    if falls.dtype == np.float64:
+        falls /= divisor
+    else:
+        with np.errstate(over="ignore"):
+            falls /= divisor
+    return Candidates(candidates.ids, falls, candidates.is_ranked)
 
 
 STAGES: tuple[Stage, ...] = (tfs_z, typical_p, top_p, min_p, temperature)  # after top_k, which makes the candidates
