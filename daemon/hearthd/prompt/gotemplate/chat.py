@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from hearthd.prompt.conversation import Tool, ToolCall, ToolFunction, ToolParameters, ToolProperty, Turn
+from hearthd.prompt.gotemplate.budget import Run
+from hearthd.prompt.gotemplate.printing import show
 from hearthd.prompt.gotemplate.tools import PROPERTY, typescript
 from hearthd.prompt.gotemplate.values import STRINGS, Image, List, Map, Record, Type, Value, of_json
+
+_SHOWN: dict[str, Callable[[Run, Value], Value]] = {"String": show}
 
 _MESSAGE = Type(name="template.templateMessage", is_pointer=True)
 _MESSAGES = Type(name="[]*template.templateMessage", element="*template.templateMessage")
@@ -14,11 +18,12 @@ _IMAGES = Type(name="[]api.ImageData", element="api.ImageData")
 _CALL = Type(name="template.templateToolCall")
 _CALLS = Type(name="[]template.templateToolCall", element="template.templateToolCall")
 _CALL_FUNCTION = Type(name="template.templateToolCallFunction")
-_ARGUMENTS = Type(name="template.templateArgs", is_json=True)
-_TOOLS = Type(name="template.templateTools", is_json=True, element="template.templateTool")
+_ARGUMENTS = Type(name="template.templateArgs", is_json=True, methods=_SHOWN)
+_TOOLS = Type(name="template.templateTools", is_json=True, element="template.templateTool", methods=_SHOWN)
 _TOOL = Type(
     name="template.templateTool",
     is_json=True,
+    methods=_SHOWN,
     json_names={"Type": ("type", False), "Items": ("items", True), "Function": ("function", False)},
 )
 _FUNCTION = Type(
@@ -39,7 +44,7 @@ _PARAMETERS = Type(
         "Properties": ("properties", False),
     },
 )
-_PROPERTIES = Type(name="template.templateProperties", is_json=True, element=PROPERTY)
+_PROPERTIES = Type(name="template.templateProperties", is_json=True, element=PROPERTY, methods=_SHOWN)
 _INNER_PROPERTIES = Type(name="api.ToolPropertiesMap", is_pointer=True, is_json=True, element=PROPERTY)
 _PROPERTY = Type(
     name=PROPERTY,
@@ -52,10 +57,10 @@ _PROPERTY = Type(
         "Properties": ("properties", True),
         "Required": ("required", True),
     },
-    methods={"ToTypeScriptType": typescript},
+    methods={"ToTypeScriptType": lambda run, value: typescript(value)},
 )
 _CHOICES = Type(name="[]api.ToolProperty", element=PROPERTY)
-_PROPERTY_TYPE = Type(name="api.PropertyType", element="string", unwraps=True)
+_PROPERTY_TYPE = Type(name="api.PropertyType", element="string", unwraps=True, methods=_SHOWN)
 
 MAX_DEPTH = 100  # of properties within each other
 

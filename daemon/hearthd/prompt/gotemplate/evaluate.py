@@ -25,7 +25,8 @@ Act: TypeAlias = Callable[[Run, Value], str | None]
 class Program:
     """The templates of one text, made into closures when they are first called."""
 
-    def __init__(self, text: str, definitions: dict[str, Block], functions: Set[str]) -> None:
+    def __init__(self, text: str, definitions: dict[str, Block], functions: Set[str], *, lenient: bool = False) -> None:
+        self.lenient = lenient
         self.text = text
         self.functions = functions
         self._definitions = definitions
@@ -74,7 +75,7 @@ class _Compiler:
         self._program = program
         self._place = Place(program.text, name)
         self.scope = Scope()
-        self._pipeline = Pipeline(self._place, self.scope, program.functions)
+        self._pipeline = Pipeline(self._place, self.scope, program.functions, lenient=program.lenient)
         self._depth = 0
         self.deepest = 0
 
@@ -177,14 +178,14 @@ class _Compiler:
         setters = self._pipeline.loop_setters(node.pipe)
         body = self.block(node.body)
         otherwise = self.block(node.otherwise) if node.otherwise else None
-        place, num_declared = self._place, len(node.pipe.declared)
+        place, num_declared, last = self._place, len(node.pipe.declared), node.pipe.commands[-1].args[-1]
 
         def act(run: Run, dot: Value) -> str | None:
             value = evaluate(run, dot)
             try:
                 turns = _turns(value, num_declared)
             except Fault as fault:
-                raise place.error(node, str(fault)) from None
+                raise place.error(last, str(fault)) from None
             if not turns:
                 return otherwise(run, dot) if otherwise else None
             for key, element in turns:

@@ -56,7 +56,7 @@ def _sized(value: Value, verb: str) -> Value:
         return value.bytes()
     if isinstance(value, str | List):
         return value
-    raise Fault(f"can't {verb} item of type {type_name(value)}")
+    raise Fault(f"can't {verb} item of type {type_name(value).removeprefix('*')}")
 
 
 def _length(run: Run, arguments: Arguments) -> int:

@@ -41,7 +41,7 @@ class Token(NamedTuple):
             return "EOF"
         if self.kind == ERROR:
             return self.text
-        if self.kind in KEYWORDS:
+        if self.kind in KEYWORDS or self.kind == DOT:
             return f"<{self.text}>"
         return quote(self.text[:10]) + "..." if len(self.text) > 10 else quote(self.text)
 

@@ -28,6 +28,8 @@ from hearthd.prompt.gotemplate.values import List, Map, Record, Value, truth, ty
 Evaluation: TypeAlias = Callable[[Run, Value], Value]
 Stage: TypeAlias = Callable[..., Value]  # (run, dot) or (run, dot, final): final is what the stage before gave
 
+MAX_SHOWN = 200  # characters of a node in an error
+
 
 class Place:
     """A template's text and name, for errors that say where."""
@@ -41,7 +43,9 @@ class Place:
         at = int(getattr(node, "pos", 0)) if pos is None else pos
         before = self._text[:at]
         line, column = before.count("\n") + 1, len(before[before.rfind("\n") + 1 :].encode("utf-8", "replace"))
-        where = f"template: :{line}:{column}: executing {quote(self._name)} at <{node}>"
+        shown = str(node)
+        shown = shown if len(shown) <= MAX_SHOWN else f"{shown[:MAX_SHOWN]}..."
+        where = f"template: :{line}:{column}: executing {quote(self._name)} at <{shown}>"
         return TemplateError(f"{where}: {message}")
 
 
@@ -74,7 +78,9 @@ class Scope:
 class Pipeline:
     """Compiles the pipelines of one template."""
 
-    def __init__(self, place: Place, scope: Scope, functions: Set[str]) -> None:
+    def __init__(self, place: Place, scope: Scope, functions: Set[str], *, lenient: bool = False) -> None:
+        """`lenient`: a field of a missing entry is missing too; else it is a mistake."""
+        self._lenient = lenient
         self._place = place
         self._scope = scope
         self._functions = functions
@@ -186,7 +192,7 @@ class Pipeline:
     def _fields(self, receiver: Evaluation, names: tuple[str, ...], node: Operand, has_arguments: bool) -> Stage:
         if len(names) == 1 and not has_arguments:
             return self._field(receiver, names[0], node)
-        place = self._place
+        place, lenient = self._place, self._lenient
 
         def evaluate(run: Run, dot: Value, *final: Value) -> Value:
             value = receiver(run, dot)
@@ -195,9 +201,11 @@ class Pipeline:
                 return None
             for name in names:
                 if value is None:
+                    if lenient:
+                        return None
                     raise place.error(node, f"nil pointer evaluating {declared}.{name}")
                 try:
-                    found = get(value, name, declared)
+                    found = get(run, value, name, declared)
                 except Fault as fault:
                     raise place.error(node, str(fault)) from None
                 declared = value.type.element if isinstance(value, Map) else type_name(found)
@@ -221,7 +229,7 @@ class Pipeline:
             if value is None:
                 return None
             try:
-                return get(value, name, type_name(value))
+                return get(run, value, name, type_name(value))
             except Fault as fault:
                 raise place.error(node, str(fault)) from None
 
@@ -230,11 +238,12 @@ class Pipeline:
     # functions
 
     def _function(self, name: str, node: object, args: list[Operand], takes_final: bool) -> Stage:
+        first = node.args[0] if isinstance(node, Command) else node
         if name not in self._functions:
-            return self._failing(node, f"{quote(name)} is not a defined function")
+            return self._failing(first, f"{quote(name)} is not a defined function")
         function = FUNCTIONS[name]
         if wrong := _wrong_number(name, function, len(args), takes_final):
-            return self._failing(node, wrong)
+            return self._failing(first, wrong)
         values = [self._argument(function, at, arg) for at, arg in enumerate(args)]
         if name in ("and", "or"):
             return _deciding(values, name == "or")
@@ -302,7 +311,7 @@ def _wrong_number(name: str, function: Function, num_args: int, takes_final: boo
     return ""
 
 
-def get(value: Value, name: str, declared: str) -> Value:
+def get(run: Run, value: Value, name: str, declared: str) -> Value:
     """A field of a struct, what a method gives, or an entry of a map (nil where there is none).
 
     Fault where the value has no such thing. `declared`: the type that errors name.
@@ -310,7 +319,7 @@ def get(value: Value, name: str, declared: str) -> Value:
     if isinstance(value, Record) and name in value.fields:
         return value.fields[name]
     if isinstance(value, Record | List | Map) and name in value.type.methods:
-        return value.type.methods[name](value)
+        return value.type.methods[name](run, value)
     if isinstance(value, Map):
         return value.entries.get(name)
     raise Fault(f"can't evaluate field {name} in type {declared}")

@@ -26,7 +26,7 @@ def show(run: Run, value: Value, depth: int = 0, *, names: bool = False) -> str:
     if kind is int:
         return str(value)
     if kind is float:
-        return f"{'+' if names and value >= 0 else ''}{general(value)}"
+        return general(value)
     if depth > MAX_DEPTH:
         raise Fault(f"a value is nested more than {MAX_DEPTH} deep")
     run.steps -= 1

@@ -50,7 +50,7 @@ class Template:
         template = Template.__new__(Template)
         template.text, template.root, template.identifiers = self.text, root, self.identifiers
         template._definitions = {"": root}
-        template._program = Program(self.text, template._definitions, BUILTIN)
+        template._program = Program(self.text, template._definitions, BUILTIN, lenient=True)
         return template
 
     def execute(self, data: Value, run: Run | None = None) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from hearthd.prompt.gotemplate.budget import Run
 from hearthd.prompt.gotemplate.quoting import utf8
 
 Value = Any
@@ -30,7 +31,7 @@ class Type(msgspec.Struct, frozen=True, kw_only=True):
     unwraps: bool = False  # a list of one is shown as the one
     json_names: dict[str, tuple[str, bool]] = {}  # field -> its key in JSON, whether it is left out when empty
     element: str = "interface {}"  # the type of what a list or a map holds
-    methods: dict[str, Callable[[Any], Value]] = {}  # without arguments
+    methods: dict[str, Callable[[Run, Any], Value]] = {}  # without arguments
 
     @property
     def full_name(self) -> str:

@@ -253,7 +253,7 @@ def _float(run: Run, verb: str, spec: Spec, value: float) -> str:
     digits = _float_digits(verb, spec, abs(value))
     if digits is None:
         return _bad(run, verb, value)
-    sign = "-" if str(value).startswith("-") else "+" if spec.has("+") else " " if spec.has(" ") else ""
+    sign = "-" if str(value).startswith("-") else "+" if spec.has("+") and verb != "v" else " " if spec.has(" ") else ""
     return spec.padded(sign + digits)
 
 
