@@ -94,7 +94,7 @@ def tool_parser(speech: Speech, tools: Sequence[Tool]) -> ToolParser | None:
 def of_jinja(text: str) -> Speech:
     """What a Jinja template says of its model."""
     tags = next((tags for tags in THOUGHTS if tags.closing in text), None)
-    return _speech(tags, _dialect(text) if re.search(r"\btools\b", text) else "", "")
+    return _speech(tags, _dialect(text) if "tools" in text or "tool_call" in text else "", "")
 
 
 def of_go(text: str, thinking: tuple[str, str] | None, tool_tag: str) -> Speech:

@@ -88,7 +88,8 @@ def test_a_prompt_s_end_tells_whether_thoughts_are_open(prompt: str, is_open: bo
         ('{{ tools }} {\n  "tool_calls": [', "xlam"),
         ("{{ tools }} <|start_header_id|>ipython", "llama3"),
         ("{{ tools }} <start_of_turn>", "tagged"),
-        ("<|im_start|> <tool_call>", ""),
+        ("<|im_start|> {{ messages }}", ""),
+        ("{{ message.tool_calls }} <｜tool▁calls▁begin｜>", "deepseek"),
     ],
 )
 def test_a_jinja_template_s_marks_choose_the_dialect(text: str, dialect: str) -> None:

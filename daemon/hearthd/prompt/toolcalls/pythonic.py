@@ -36,11 +36,21 @@ def _parsed(source: str) -> ast.expr:
 def _call(node: ast.expr, names: Collection[str]) -> ToolCall:
     if not isinstance(node, ast.Call) or node.args:
         raise NotACall
-    name = ast.unparse(node.func)
+    name = _dotted(node.func)
     name = name if name in names else name.removesuffix(".call")
     if name not in names:
         raise NotACall
     return ToolCall(name=name, arguments=sendable({_key(word.arg): _value(word.value) for word in node.keywords}))
+
+
+def _dotted(node: ast.expr) -> str:
+    words: list[str] = []
+    while isinstance(node, ast.Attribute):
+        words.append(node.attr)
+        node = node.value
+    if not isinstance(node, ast.Name):
+        raise NotACall
+    return ".".join([node.id, *reversed(words)])
 
 
 def _key(name: Any) -> str:

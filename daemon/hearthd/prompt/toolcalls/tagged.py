@@ -54,10 +54,7 @@ class Tagged:
         content = self._seek(text) if self._stage is Stage.TEXT else self._hold(text)
         if self._stage is not Stage.CALLS:
             return content, []
-        try:
-            calls = self._take_calls()
-        except NotACall:
-            return content + self._give_up(), []
+        calls = self._take_calls()
         return content + self._settled(), calls
 
     def flush(self) -> tuple[str, list[ToolCall]]:
@@ -85,12 +82,19 @@ class Tagged:
     def _take_calls(self) -> list[ToolCall]:
         """The calls found by now; in a bracket that closes without one, what follows is not looked at."""
         if self._outer is not None and self._num_calls == 0:
-            start, self._num_scanned = self._num_scanned, len(self._held)
-            self._end = self._outer.feed(self._held, start)
+            self._end = self._closing(self._outer)
         if self._end < 0:
             return self._calls_in(self._held)
         calls = self._calls_in(self._held[: self._end])
         return calls + self._calls_in(self._held) if self._num_calls else []
+
+    def _closing(self, outer: Scan) -> int:
+        start, self._num_scanned = self._num_scanned, len(self._held)
+        try:
+            return outer.feed(self._held, start)
+        except NotACall:
+            self._objects.is_too_deep = True
+            return -1
 
     def _calls_in(self, text: str) -> list[ToolCall]:
         calls: list[ToolCall] = []
@@ -104,7 +108,8 @@ class Tagged:
         """The held text, once it is certain that it holds no call."""
         if self._num_calls:
             self._held, self._end = self._objects.trim(self._held), -1
-        return self._give_up() if self._end >= 0 or len(self._held) > MAX_CALL_CHARS else ""
+        is_settled = self._end >= 0 or self._objects.is_too_deep or len(self._held) > MAX_CALL_CHARS
+        return self._give_up() if is_settled else ""
 
     def _give_up(self) -> str:
         held, self._held, self._stage = self._held, "", Stage.PLAIN
@@ -117,19 +122,27 @@ class Objects:
     def __init__(self) -> None:
         self.at = 0  # read so far
         self.is_open = False  # within an object
+        self.is_too_deep = False  # no end of the object will be found
         self._head = 0  # where the text before the object begins
         self._start = 0
         self._scan = Scan()
 
     def found_in(self, text: str) -> Iterator[tuple[str, str]]:
-        """Each object that is complete by now, behind the text before it. Raises NotACall at deep nesting."""
+        """Each object that is complete by now, behind the text before it."""
         while self.is_open or self._opens(text):
-            end = self._scan.feed(text, self.at)
+            end = self._feed(text)
             self.at = len(text) if end < 0 else end
             if end < 0:
                 return
             yield text[self._head : self._start], text[self._start : end]
             self._head, self.is_open = end, False
+
+    def _feed(self, text: str) -> int:
+        try:
+            return self._scan.feed(text, self.at)
+        except NotACall:
+            self.is_too_deep = True
+            return -1
 
     def trim(self, text: str) -> str:
         """The text without the objects that were found."""

@@ -78,3 +78,14 @@ def test_what_is_no_call_is_content(text: str) -> None:
 
 def test_the_form_for_custom_tools_is_understood() -> None:
     assert found("llama3", 'so <function=f>{"s": "a"}</function>') == ("so ", [("f", {"s": "a"})])
+
+
+@pytest.mark.parametrize("piece", ["-", "not ", "1+", "a.", "lambda:", "1 if 1 else ", "9"])
+def test_python_that_no_parser_could_hold_is_content(piece: str) -> None:
+    text = f"[f(n={piece * 10_000}1)]"
+    assert found("llama3", text, size=1000) == (text, [])
+
+
+def test_a_name_that_is_no_plain_one_is_content() -> None:
+    text = "[f" + ".a" * 2_000 + "(), f()()]"
+    assert found("llama3", text) == (text, [])

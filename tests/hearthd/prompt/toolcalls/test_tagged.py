@@ -76,6 +76,20 @@ def test_held_text_is_bounded() -> None:
     assert parsed("tagged", deep, tag="<go>") == (deep, [])
 
 
+@pytest.mark.parametrize("size", [1, 10_000])
+@pytest.mark.parametrize("tag", ["<go>", "{"])
+def test_a_call_is_kept_where_what_follows_nests_too_deeply(tag: str, size: int) -> None:
+    deep = '{"a":' * 1000
+    text = ("" if tag == "{" else tag) + CALL + deep
+    content, calls = found("tagged", text, tag, size)
+    assert calls == [F]
+    assert content == deep
+
+
+def test_a_bracket_that_nests_too_deeply_is_content() -> None:
+    assert found("tagged", "[" * 100, "[") == ("[" * 100, [])
+
+
 def test_calls_are_bounded() -> None:
     assert len(parsed("tagged", CALL * (MAX_CALLS + 2), tag="{")[1]) == MAX_CALLS
     many = "[" + ",".join([CALL] * (MAX_CALLS + 2)) + "]"
