@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from hearthd.api.branches import as_any_of
 from hearthd.errors import BadRequest
 
 ANY_OBJECT = '{"type":"object"}'
@@ -56,7 +57,7 @@ def schema_of(format: Any) -> str | None:
         shown = format if isinstance(format, str) else _text(format)
         raise BadRequest(f'invalid format: "{shown[:100]}"; expected "json" or a valid JSON Schema object')
     check_schema(format)
-    text = _text(format)
+    text = _text(as_any_of(format))
     if len(text.encode()) > MAX_SCHEMA_BYTES:
         raise _refusal("", f"is larger than {MAX_SCHEMA_BYTES >> 10} KiB")
     return text

@@ -105,6 +105,20 @@ def referring(schema: Schema) -> Schema:
     return {"$defs": {"value": schema, "node": node}, "$ref": "#/$defs/node"}
 
 
+def telling_apart(schemas: list[Schema]) -> Schema:
+    """One of objects that a member tells apart, by reference."""
+    variants = {
+        f"v{index}": {
+            "type": "object",
+            "properties": {"kind": {"const": index}, "value": schema},
+            "required": ["kind", "value"],
+            "additionalProperties": False,
+        }
+        for index, schema in enumerate(schemas)
+    }
+    return {"oneOf": [{"$ref": f"#/$defs/{name}"} for name in variants], "$defs": variants}
+
+
 def both(number: Schema) -> Schema:
     return {"allOf": [number, {"type": ["integer", "string"], "minimum": -1000, "maximum": 9999}]}
 
@@ -112,7 +126,12 @@ def both(number: Schema) -> Schema:
 INNER = st.recursive(
     LEAVES, lambda children: st.one_of(objects(children), arrays(children), choices(children)), max_leaves=6
 )
-SCHEMAS: st.SearchStrategy[Schema] = st.one_of(INNER, INNER.map(referring), number_bounds("integer").map(both))
+SCHEMAS: st.SearchStrategy[Schema] = st.one_of(
+    INNER,
+    INNER.map(referring),
+    st.lists(INNER, min_size=1, max_size=3).map(telling_apart),
+    number_bounds("integer").map(both),
+)
 
 
 def check(schema: Schema, text: str) -> None:
