@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,8 +25,7 @@ class NonFiniteLogits(ArithmeticError):
         super().__init__("the model computed values that are not finite numbers; its weights or conversion are damaged")
 
 
-@dataclass(slots=True, frozen=True)
-class Candidates:
+class Candidates(msgspec.Struct, frozen=True, gc=False):
     """Tokens still in the draw, one at least."""
 
     ids: Ids  # (n,)
@@ -56,7 +55,7 @@ def best_possible(logits: Keys, k: int) -> Candidates:
     maxima = column_maxima(logits, k)
     refuse_non_finite(maxima)
     ids = largest(logits, k, maxima)
-    return Candidates(ids, logits[ids], is_ranked=True)
+    return Candidates(ids, logits[ids].astype(np.float64), True)
 
 
 def refuse_non_finite(logits: Keys) -> None:
@@ -78,9 +77,8 @@ def shifted(candidates: Candidates) -> Keys:
     if len(logits) > MANY and logits.dtype == np.float32:
         with np.errstate(over="ignore"):
             return np.asarray(logits - np.maximum.reduce(logits))
-    falls = logits.astype(np.float64)
-    falls -= falls[0] if candidates.is_ranked else np.maximum.reduce(falls)
-    return falls
+    best = logits[0] if candidates.is_ranked else np.maximum.reduce(logits)
+    return np.asarray(logits.astype(np.float64, copy=False) - np.float64(best))
 
 
 def weights(candidates: Candidates) -> Keys:

@@ -18,8 +18,8 @@ FEW = 512  # keys that are sorted outright
 HEAD = 256  # keys that mostly hold the mass asked for, tried first
 NUM_BINS = 1024
 MAX_DEPTH = 40.0  # what lies deeper below the largest key shares the last bin
+MAX_ROWS = 128  # of the table whose column maxima bound the k-th largest key
 MIN_DEPTH = 1e-30  # keys nearer to each other have no bins of their own in float32
-MAX_ROWS = 64  # of the table whose column maxima bound the k-th largest key
 
 
 def ranked(keys: Keys) -> Places:
@@ -38,7 +38,7 @@ def column_maxima(keys: Keys, k: int) -> Keys:
 
     The largest of them is the largest key, or NaN where there is one. It is a copy of the keys where `k` is large.
     """
-    num_rows = min(MAX_ROWS, len(keys) // (16 * k), math.isqrt(len(keys)))
+    num_rows = min(MAX_ROWS, len(keys) // (4 * k), math.isqrt(len(keys)))
     if num_rows < 4:
         return keys.copy()
     width = len(keys) // num_rows

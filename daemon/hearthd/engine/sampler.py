@@ -15,7 +15,6 @@ from hearthd.engine.stages import STAGES, Floats, penalized, penalties, temperat
 
 __all__ = ["Floats", "NonFiniteLogits", "Sampler"]
 
-
 BATCH = 64  # random numbers made at once
 
 
@@ -57,7 +56,7 @@ class Sampler:
 
         `constrain` gives a row like its argument in which forbidden tokens are at -inf. Raises NonFiniteLogits.
         """
-        if len(self._recent.ids):
+        if self._penalizes:
             logits = self._penalized(logits)
         if constrain is not None:
             logits = constrain(logits)
@@ -67,7 +66,8 @@ class Sampler:
             token = self._mirostatic(logits, self._mirostat)
         else:
             token = self._staged(logits)
-        self._recent.add(token)
+        if self._penalizes:
+            self._recent.add(token)
         return token
 
     def _penalized(self, logits: Floats) -> Floats:
@@ -78,6 +78,8 @@ class Sampler:
     def _staged(self, logits: Floats) -> int:
         candidates = top_k(logits, self._params.top_k)
         for stage in STAGES:
+            if len(candidates.ids) == 1:
+                break
             candidates = stage(candidates, self._params)
         return int(candidates.ids[self._place(candidates)])
 
