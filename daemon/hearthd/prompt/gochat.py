@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import lru_cache
+from itertools import groupby
 from typing import Any
 
 import msgspec
@@ -16,7 +17,7 @@ from hearthd.prompt.gotemplate.template import Template
 
 MAX_KEPT_TEMPLATES = 8
 
-_STEPS_PER_TURN = 100
+_STEPS_PER_TURN = 200
 
 
 @lru_cache(maxsize=MAX_KEPT_TEMPLATES)
@@ -78,19 +79,15 @@ class GoTemplate:
 
 def collate(turns: Iterable[Turn]) -> list[Turn]:
     """Neighbours of one role become one, their texts joined by a blank line; results of tools stay apart."""
-    groups: list[list[Turn]] = []
-    for turn in turns:
-        if groups and groups[-1][0].role == turn.role and turn.role != "tool":
-            groups[-1].append(turn)
-        else:
-            groups.append([turn])
-    return [_joined(group) for group in groups]
-
-
-def _joined(group: list[Turn]) -> Turn:
-    if len(group) == 1:
-        return group[0]
-    return msgspec.structs.replace(group[0], content="\n\n".join([turn.content for turn in group]))
+    found: list[Turn] = []
+    for role, group in groupby(turns, key=lambda turn: turn.role):
+        first, *others = group
+        if others and role != "tool":
+            content = "\n\n".join([first.content, *(turn.content for turn in others)])
+            first, others = msgspec.structs.replace(first, content=content), []
+        found.append(first)
+        found += others
+    return found
 
 
 def system_of(turns: Iterable[Turn]) -> str:

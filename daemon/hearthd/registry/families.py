@@ -28,6 +28,7 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     turns: dict[str, Turn]  # by role: system, user, assistant
     prompt: str | None = None  # what asks for an answer; None: the assistant's opening mark
     system_in_user: bool = False  # the system text stands within the user turn that follows it
+    without_system: str = ""  # what Ollama's template of that name writes in its place where there is none
     told_by_system: bool = False  # only the place of the system text tells it from another family
     stop: tuple[str, ...]
     parameters: dict[str, Any] = {}  # beside `stop`
@@ -51,17 +52,33 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def template(self) -> str:
         """The format in Go's template language."""
+        start, said = "", self._common_turn
+        if not said:
+            start, turns = self._turns_by_role()
+            chosen = "{{ else ".join(f'if eq .Role "{role}" }}}}{text}' for role, text in turns.items())
+            said = f"{{{{ {chosen}{{{{ end }}}}"
+        return f"{start}{{{{ range .Messages }}}}{said}{{{{ end }}}}{self.answer_mark}"
+
+    @property
+    def _common_turn(self) -> str:
+        """Any turn, where they differ only in the name of the role; else ""."""
+        turns = {turn.around("{{ .Content }}").replace(role, "{{ .Role }}") for role, turn in self.turns.items()}
+        return turns.pop() if len(turns) == 1 else ""
+
+    def _turns_by_role(self) -> tuple[str, dict[str, str]]:
+        """What comes first, and each role's turn."""
         said = {role: turn.around("{{ .Content }}") for role, turn in self.turns.items()}
-        start = ""
-        if self.system_in_user:
-            start = '{{ $system := "" }}'
-            held = self.turns["system"].around("{{ $system }}")
-            said["system"] = "{{ $system = .Content }}"
-            said["user"] = self.turns["user"].around(
-                f'{{{{ if $system }}}}{held}{{{{ $system = "" }}}}{{{{ end }}}}{{{{ .Content }}}}'
-            )
-        chosen = "{{ else ".join(f'if eq .Role "{role}" }}}}{text}' for role, text in said.items())
-        return f"{start}{{{{ range .Messages }}}}{{{{ {chosen}{{{{ end }}}}{{{{ end }}}}{self.answer_mark}"
+        if not self.system_in_user:
+            if not self.turns["system"].opening:
+                said["system"] = f"{{{{ if .Content }}}}{said['system']}{{{{ end }}}}"
+            return "", said
+        held = self.turns["system"].around("{{ $system }}")
+        absent = f"{{{{ else }}}}{self.without_system}" if self.without_system else ""
+        said["system"] = "{{ $system = .Content }}"
+        said["user"] = self.turns["user"].around(
+            f'{{{{ if $system }}}}{held}{{{{ $system = "" }}}}{absent}{{{{ end }}}}{{{{ .Content }}}}'
+        )
+        return '{{ $system := "" }}', said
 
 
 def _turns(system: str, user: str, assistant: str) -> dict[str, Turn]:
@@ -91,15 +108,16 @@ FAMILIES = (
     ),
     Family(
         name="llama2-chat",
-        turns=_turns("<<SYS>>\n…\n<</SYS>>\n\n", "[INST] … [/INST]", " … </s><s>"),
+        turns=_turns("<<SYS>>\n…\n<</SYS>>\n\n", "[INST] … [/INST]", " …</s><s>"),
         prompt="",
         system_in_user=True,
+        without_system="<<SYS>><</SYS>>\n\n",
         told_by_system=True,
         stop=("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>"),
     ),
     Family(
         name="mistral-instruct",
-        turns=_turns("…\n\n", "[INST] … [/INST]", "…</s>"),
+        turns=_turns("…\n\n", "[INST] …[/INST]", " …</s>"),
         prompt="",
         system_in_user=True,
         stop=("[INST]", "[/INST]"),
@@ -117,6 +135,7 @@ FAMILIES = (
     Family(
         name="gemma3-instruct",
         turns=_turns("…\n\n", "<start_of_turn>user\n…<end_of_turn>\n", "<start_of_turn>model\n…<end_of_turn>\n"),
+        prompt="<start_of_turn>model\n\n",
         system_in_user=True,
         told_by_system=True,
         stop=("<end_of_turn>",),

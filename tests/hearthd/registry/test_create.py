@@ -234,7 +234,7 @@ def test_model_may_be_made_from_itself(store: ModelStore, base: StoredModel) -> 
 
 def test_template_of_a_family_comes_with_its_stop_texts(store: ModelStore, tiny_gguf: Path) -> None:
     contents = store.contents(make_from_text(store, "m", f"FROM {tiny_gguf}"))
-    assert "<|im_start|>user\n{{ .Content }}<|im_end|>" in contents.template
+    assert "<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>" in contents.template
     assert contents.params == {"stop": ["<|im_start|>", "<|im_end|>"]}
 
 

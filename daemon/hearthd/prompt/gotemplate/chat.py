@@ -62,7 +62,8 @@ _PROPERTY = Type(
 _CHOICES = Type(name="[]api.ToolProperty", element=PROPERTY)
 _PROPERTY_TYPE = Type(name="api.PropertyType", element="string", unwraps=True, methods=_SHOWN)
 
-MAX_DEPTH = 100  # of properties within each other
+_NO_IMAGES = List([], _IMAGES, is_nil=True)
+_NO_CALLS = List([], _CALLS, is_nil=True)
 
 
 def messages(turns: Iterable[Turn]) -> List:
@@ -91,8 +92,8 @@ def _message(turn: Turn) -> Record:
             "Role": turn.role,
             "Content": turn.content,
             "Thinking": turn.thinking,
-            "Images": _list([Image(image) for image in turn.images], _IMAGES),
-            "ToolCalls": _list([_call(call) for call in turn.tool_calls], _CALLS),
+            "Images": List([Image(image) for image in turn.images], _IMAGES) if turn.images else _NO_IMAGES,
+            "ToolCalls": List([_call(call) for call in turn.tool_calls], _CALLS) if turn.tool_calls else _NO_CALLS,
             "ToolName": turn.tool_name,
             "ToolCallID": turn.tool_call_id,
         },

@@ -5,12 +5,12 @@ A block's closure charges the run for all its nodes at once; whoever loops or ca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Iterable, Set
 from typing import TypeAlias
 
 from hearthd.prompt.gotemplate.budget import MAX_TURNS, Run
 from hearthd.prompt.gotemplate.errors import Fault
-from hearthd.prompt.gotemplate.nodes import Action, Block, Branch, Call, Leap, Node, Pipe, Text
+from hearthd.prompt.gotemplate.nodes import Action, Block, Branch, Call, Identifier, Leap, Node, Pipe, Text
 from hearthd.prompt.gotemplate.pipeline import Evaluation, Pipeline, Place, Scope
 from hearthd.prompt.gotemplate.printing import NO_VALUE, show
 from hearthd.prompt.gotemplate.quoting import quote
@@ -81,7 +81,7 @@ class _Compiler:
 
     def block(self, block: Block) -> Act:
         self._depth += 1
-        weight = 1 + sum(1 if isinstance(node, Text | Leap) else 2 + _weight(node.pipe) for node in block.nodes)
+        weight = 2 + sum(1 if isinstance(node, Text | Leap) else 2 + _weight(node.pipe) for node in block.nodes)
         visible = self.scope.mark()
         acts = [self._node(node) for node in block.nodes]
         self.scope.forget(visible)
@@ -186,7 +186,7 @@ class _Compiler:
                 turns = _turns(value, num_declared)
             except Fault as fault:
                 raise place.error(last, str(fault)) from None
-            if not turns:
+            if turns is None:
                 return otherwise(run, dot) if otherwise else None
             for key, element in turns:
                 for at, is_key in setters:
@@ -202,7 +202,8 @@ def _weight(pipe: Pipe | None) -> int:
     """How much there is to evaluate."""
     if pipe is None:
         return 0
-    return sum(1 + (_weight(arg) if isinstance(arg, Pipe) else 0) for command in pipe.commands for arg in command.args)
+    args = (arg for command in pipe.commands for arg in command.args)
+    return sum(_weight(arg) if isinstance(arg, Pipe) else 4 if isinstance(arg, Identifier) else 1 for arg in args)
 
 
 def _write(text: str) -> Act:
@@ -226,23 +227,27 @@ def _evaluate_only(evaluate: Evaluation) -> Act:
     return act
 
 
-def _turns(value: Value, num_declared: int) -> Sequence[tuple[Value, Value]]:
-    """Keys and elements in the order of the loop."""
+def _turns(value: Value, num_declared: int) -> Iterable[tuple[Value, Value]] | None:
+    """Keys and elements in the order of the loop; None where there are none."""
     if isinstance(value, Image):
         value = value.bytes()
     if isinstance(value, List):
-        return list(enumerate(value.elements))
+        return enumerate(value.elements) if len(value) else None
     if isinstance(value, Map):
-        return list(value.entries.items())
+        return value.entries.items() or None
     if type(value) is int:
-        if num_declared > 1:
-            raise Fault(f"can't use {value} to iterate over more than one variable")
-        if value > MAX_TURNS:
-            raise Fault(f"range over {value} is more than the {MAX_TURNS} turns allowed")
-        return [(None, at) for at in range(value)]
+        return _counted(value, num_declared)
     if value is None:
-        return []
+        return None
     raise Fault(f"range can't iterate over {_shortened(value)}")
+
+
+def _counted(count: int, num_declared: int) -> Iterable[tuple[Value, Value]] | None:
+    if num_declared > 1:
+        raise Fault(f"can't use {count} to iterate over more than one variable")
+    if count > MAX_TURNS:
+        raise Fault(f"range over {count} is more than the {MAX_TURNS} turns allowed")
+    return ((None, at) for at in range(count)) if count > 0 else None
 
 
 def _shortened(value: Value) -> str:

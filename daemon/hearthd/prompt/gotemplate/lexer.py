@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from hearthd.prompt.gotemplate.errors import TemplateError
 from hearthd.prompt.gotemplate.quoting import quote
 
 TEXT, LEFT, RIGHT, SPACE, ERROR, EOF = "text", "left", "right", "space", "error", "eof"
@@ -13,6 +14,8 @@ STRING, RAW_STRING, CHARACTER, NUMBER, COMPLEX, BOOL = "string", "raw string", "
 DOT, FIELD, VARIABLE, IDENTIFIER = "dot", "field", "variable", "identifier"
 
 KEYWORDS = frozenset(("block", "break", "continue", "define", "else", "end", "if", "nil", "range", "template", "with"))
+
+MAX_TOKENS = 30_000
 
 _WORD = re.compile(r"\w*")
 _SPACES = re.compile(r"[ \t\r\n]+")
@@ -55,7 +58,7 @@ class _Broken(Exception):
 
 
 def tokens(text: str) -> list[Token]:
-    """All tokens of `text`; the last is EOF, or ERROR with what is wrong as its text."""
+    """All tokens of `text`; the last is EOF, or ERROR with what is wrong as its text. TemplateError: too many."""
     lexer = _Lexer(text)
     try:
         lexer.run()
@@ -73,6 +76,8 @@ class _Lexer:
 
     def emit(self, kind: str, start: int, end: int, text: str | None = None) -> int:
         """Add a token; `end`."""
+        if len(self.found) >= MAX_TOKENS:
+            raise TemplateError(f"template: :{self._line}: the text has more than {MAX_TOKENS} words and marks")
         self._line += self.text.count("\n", self._counted, start)
         self._counted = start
         self.found.append(Token(kind, start, self.text[start:end] if text is None else text, self._line))
@@ -151,7 +156,7 @@ class _Lexer:
             return self._quoted(at, char)
         if char in "()":
             return self._paren(at, char)
-        if char == "$" or (char == "." and not "0" <= text[at + 1 : at + 2] <= "9"):
+        if char == "$" or (char == "." and not "0" <= (text[at + 1 : at + 2] or "0") <= "9"):
             return self._name(at, VARIABLE if char == "$" else FIELD)
         if char in ".+-0123456789":
             return self._number(at)

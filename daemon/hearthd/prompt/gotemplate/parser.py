@@ -34,7 +34,7 @@ from hearthd.prompt.gotemplate.nodes import (
 from hearthd.prompt.gotemplate.quoting import quote, unquote
 from hearthd.prompt.gotemplate.template import Template
 
-MAX_CHARS = 1 << 18
+MAX_CHARS = 1 << 20
 MAX_NESTING = 100  # blocks and parentheses within each other
 MAX_VARIABLES = 1000  # seen at one place
 

@@ -91,7 +91,7 @@ class _Printer:
         if after_index and noted == "number":
             self._good_index = False
         precision: int | None = None
-        if self._template.startswith(".", self._at):
+        if self._template.startswith(".", self._at) and self._at + 1 < len(self._template):
             self._at += 1
             if after_index:
                 self._good_index = False
@@ -176,10 +176,10 @@ def formatted(run: Run, verb: str, spec: Spec, value: Value, depth: int = 0) -> 
     if verb == "v" or value is None:
         if value is None:
             return spec.padded("<nil>") if verb == "v" else f"%!{verb}(<nil>)"
-        if not isinstance(value, str | int | float):
-            return spec.padded(show(run, value, names=spec.has("+")), zeros=False)
+        if not isinstance(value, str | int | float) and spec.width is None and spec.precision is None:
+            return show(run, value, names=spec.has("+"))
     if isinstance(value, bool):
-        return spec.padded("true" if value else "false") if verb in "tv" else _bad(run, verb, value)
+        return spec.padded("true" if value else "false") if verb in "tv" else _bad(run, verb, spec, value)
     if isinstance(value, str):
         return _text(run, verb, spec, value)
     if isinstance(value, int):
@@ -189,8 +189,9 @@ def formatted(run: Run, verb: str, spec: Spec, value: Value, depth: int = 0) -> 
     return _container(run, verb, spec, value, depth)
 
 
-def _bad(run: Run, verb: str, value: Value) -> str:
-    return f"%!{verb}({type_name(value)}={show(run, value)})"
+def _bad(run: Run, verb: str, spec: Spec, value: Value) -> str:
+    plain = Spec(spec.flags.replace("#", ""), spec.width, spec.precision)
+    return f"%!{verb}({type_name(value)}={formatted(run, 'v', plain, value)})"
 
 
 def _text(run: Run, verb: str, spec: Spec, value: str) -> str:
@@ -206,7 +207,7 @@ def _text(run: Run, verb: str, spec: Spec, value: str) -> str:
         return spec.padded(quote(cut, ascii_only=spec.has("+")))
     if verb in "xX":
         return spec.padded(_hexadecimal(utf8(value), verb, spec))
-    return _bad(run, verb, value)
+    return _bad(run, verb, spec, value)
 
 
 def _hexadecimal(data: bytes, verb: str, spec: Spec) -> str:
@@ -232,7 +233,7 @@ def _integer(run: Run, verb: str, spec: Spec, value: int) -> str:
     if verb == "O":
         return spec.padded(f"{'-' if value < 0 else ''}0o{abs(value):o}")
     if verb not in _INTEGERS:
-        return _bad(run, verb, value)
+        return _bad(run, verb, spec, value)
     digits = format(abs(value), _INTEGERS[verb])
     if spec.precision is not None:
         digits = "" if spec.precision == 0 and value == 0 else digits.rjust(spec.precision, "0")
@@ -252,7 +253,7 @@ def _character(value: int) -> str:
 def _float(run: Run, verb: str, spec: Spec, value: float) -> str:
     digits = _float_digits(verb, spec, abs(value))
     if digits is None:
-        return _bad(run, verb, value)
+        return _bad(run, verb, spec, value)
     sign = "-" if str(value).startswith("-") else "+" if spec.has("+") and verb != "v" else " " if spec.has(" ") else ""
     return spec.padded(sign + digits)
 
@@ -285,9 +286,9 @@ def _container(run: Run, verb: str, spec: Spec, value: Record | List | Map | Ima
         value = value.bytes()
         if verb in "sqxX":
             return _text(run, verb, spec, bytes(value.elements).decode("latin-1"))
-    if value.type.is_json and verb in "sqxX":
+    if value.type.is_json and verb in "vsqxX":
         return _text(run, verb, spec, gojson.encode(run, value))
-    if isinstance(value, List) and value.type.unwraps and verb in "sqxX":
+    if isinstance(value, List) and value.type.unwraps and verb in "vsqxX":
         return _text(run, verb, spec, show(run, value))
     run.steps -= 1
     run.check()
