@@ -31,6 +31,11 @@ def source(chat_template: str = "", metadata: dict[str, Any] | None = None) -> S
         (source("<think>"), "", ("completion",)),
         (source("{% if tools %}"), "{{ .Prompt }}{{ .Suffix }}", ("completion", "insert")),
         (source(), "{{ .Tools }}", ("completion", "tools")),
+        (source(), "{{ range .Messages }}<think>{{ .Thinking }}</think>{{ end }}", ("completion", "thinking")),
+        (source(), "{{ if .Thinking }}/think{{ end }}{{ .Prompt }}", ("completion",)),
+        (source(), "the words .Tools and .Suffix {{/* .Tools */}}{{ .Prompt }}", ("completion",)),
+        (source(), "{{ if .Tools }}{{ (index .Messages 0).Suffix }}{{ end }}", ("completion", "tools")),
+        (source("{% if tools %}"), "{{ .Tools", ("completion",)),
     ],
 )
 def test_capabilities_follow_from_facts_and_templates(info: SourceInfo, template: str, want: tuple[str, ...]) -> None:
