@@ -43,7 +43,7 @@ ALLOWED = {
     "hearth_export": {"hearthd.store"},
 }  # fmt: skip
 ROOTS = {"hearthd.app", "hearthd.cli", "hearthd.__main__"}
-HEAVY = {"numpy", "onnx", "onnxruntime", "tokenizers", "torch", "optimum", "gguf"}
+HEAVY = {"numpy", "onnx", "onnxruntime", "tokenizers", "torch", "optimum", "gguf", "llguidance", "jsonschema"}
 HEAVY |= {"aiohttp", "argparse", "cryptography", "httpx", "rich"}  # for child processes and the command line
 
 

@@ -6,9 +6,7 @@ model is loaded.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -21,8 +19,6 @@ ANY_OBJECT = '{"type":"object"}'
 MAX_SCHEMA_BYTES = 256 << 10
 MAX_SCHEMA_DEPTH = 100  # the compiler's JSON reader stops at 128
 MAX_SCHEMA_NODES = 20_000  # objects and arrays
-MAX_REFERENCE_DEPTH = 8_000  # the compiler follows references by recursion
-MAX_MULTIPLE = 100_000  # the automaton of multipleOf has a state for each remainder
 MAX_EXACT_INTEGER = 1 << 53  # the compiler reads numbers as float64
 
 # fmt: off
@@ -79,39 +75,21 @@ def check_schema(schema: dict[str, Any]) -> None:
 
 
 def _check_shape(schema: dict[str, Any]) -> None:
-    """What must hold of the whole, wherever references lead."""
-    references: set[str] = set()
-    deepest, multiple = 0, 1
-    for number, (depth, node) in enumerate(_containers(schema)):
-        deepest = max(deepest, depth)
+    for number, depth in enumerate(_depths(schema)):
         if depth > MAX_SCHEMA_DEPTH:
             raise _refusal("", f"is nested deeper than {MAX_SCHEMA_DEPTH} levels")
         if number == MAX_SCHEMA_NODES:
             raise _refusal("", f"has more than {MAX_SCHEMA_NODES} objects and arrays")
-        if isinstance(node, dict):
-            references |= {node["$ref"]} if isinstance(node.get("$ref"), str) else set()
-            multiple = math.lcm(multiple, _digits(node.get("multipleOf")))
-        if multiple > MAX_MULTIPLE:
-            raise _refusal("", f"has values of multipleOf whose least common multiple exceeds {MAX_MULTIPLE}")
-    if deepest * len(references) > MAX_REFERENCE_DEPTH:
-        raise _refusal("", f"has {len(references)} references; that is too many for one nested {deepest} levels deep")
 
 
-def _containers(root: Any) -> Iterator[tuple[int, Any]]:
-    """Every object and array, with its depth."""
+def _depths(root: Any) -> Iterator[int]:
+    """The depth of every object and array."""
     waiting = [(1, root)]
     while waiting:
         depth, node = waiting.pop()
-        yield depth, node
+        yield depth
         members = node.values() if isinstance(node, dict) else node
         waiting += [(depth + 1, member) for member in members if isinstance(member, dict | list)]
-
-
-def _digits(value: Any) -> int:
-    """The significant digits of a multipleOf; 1 where it is none."""
-    if not _is_number(value) or not value:
-        return 1
-    return int("".join(map(str, Decimal(str(value)).normalize().as_tuple().digits)))
 
 
 def _subschemas(root: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

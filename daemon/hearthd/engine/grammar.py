@@ -7,7 +7,6 @@ trie takes 15 MiB and 0.15 s at 49k tokens, once a runner, and only where a requ
 from __future__ import annotations
 
 import random
-import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -15,60 +14,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hearthd.engine.frames import Grammar
+from hearthd.engine.schema import GrammarError, compiled, explained
 from hearthd.engine.thoughts import Closing, Opening
 from hearthd.engine.tokens import Tokenizer
+from hearthd.engine.trial import tried
 from hearthd.engine.vocabulary import BLANKS, Vocabulary
 from hearthd.store.variant import VariantInfo
 
 if TYPE_CHECKING:
     import llguidance
 
+__all__ = ["Constraint", "GrammarError", "Grammars"]
+
 Floats = NDArray[np.float32]
 Ids = NDArray[np.integer[Any]]
 
-# Between the tokens of JSON a blank, or a line's end and its indentation, once: what models write by themselves, and
-# no room for a model that would go on with blanks for ever.
-WHITESPACE = r"\x20|\n[\x20\t]{0,32}"
-JSON_OPTIONS = {
-    "whitespace_pattern": WHITESPACE,
-    "item_separator": ",",
-    "key_separator": ":",
-    "coerce_one_of": False,
-    "lenient": False,
-}
-STACK_BYTES = 128 << 20  # of address space; the compiler recurses, some 3 KiB for each nested or referenced schema
 TRIAL_STEPS = 32
 BLANKS_AFTER_THOUGHTS = 2  # tokens; most models leave a line empty there
-REASONS = (
-    # what the library says begins with -> what a client is told
-    ("oneOf constraints", 'oneOf works only where a type or a required constant tells its branches apart; try "anyOf"'),
-    ("NoExtensionBias", "no text satisfies the schema"),
-    ("Unimplemented keys", "unsupported keywords"),
-    ("Unknown format", "unsupported string format"),
-    ("Default retriever", "references must stay inside the schema"),
-)
-TOO_COMPLEX = ("too big", "too large", "too many", "too complex", "fuel", "items; max", "limit", "Unimplemented: ")
-
-
-class GrammarError(ValueError):
-    """A schema that no answer can be held to; the text says why."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(f"invalid format: {reason}")
-
-
-def explained(message: str) -> str:
-    """The library's complaint, in a line for the client."""
-    message = message.replace("<non-verbose/>", "").strip()
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    if lines and lines[0].startswith("regex parse error"):
-        return f"pattern {lines[1][:100]!r}: {lines[-1].removeprefix('error: ')}"
-    line = " ".join(lines)[:300]
-    for start, reason in REASONS:
-        if start in line:
-            rest = line.partition(start)[2] if start.startswith("Un") else ""
-            return reason + rest
-    return f"the schema is too complex: {line}" if any(word in line for word in TOO_COMPLEX) else line
 
 
 class _Tokens:
@@ -99,7 +61,8 @@ class Grammars:
     def compile(self, grammar: Grammar) -> Constraint:
         """The state of one answer that has not begun. Raises GrammarError for a schema that cannot be enforced."""
         trie = self._built_trie()
-        matcher = Matcher(_compiled(trie, grammar.schema), trie, self._vocabulary)
+        tried(grammar.schema)
+        matcher = Matcher(compiled(trie, grammar.schema), trie, self._vocabulary)
         matcher.try_out()
         return Constraint(matcher, self._vocabulary, grammar)
 
@@ -111,35 +74,6 @@ class Grammars:
             self._trie = llguidance.LLTokenizer(tokens, eos_token=self._vocabulary.eos_ids.tolist() or None)
             tokens.greedy = self._trie.greedy_tokenize
         return self._trie
-
-
-def _compiled(trie: llguidance.LLTokenizer, schema: str) -> llguidance.LLMatcher:
-    """The parser of `schema`. Made on a thread with a deep stack: a C stack that ends takes the process with it."""
-    import llguidance
-
-    outcome: list[llguidance.LLMatcher | BaseException] = []
-
-    def make() -> None:
-        try:
-            text = llguidance.LLMatcher.grammar_from_json_schema(schema, overrides=JSON_OPTIONS)
-            limits = llguidance.LLParserLimits(max_items_in_row=10_000, max_lexer_states=100_000, verbose_errors=False)
-            outcome.append(llguidance.LLMatcher(trie, text, limits=limits, log_level=0))
-        except BaseException as error:  # a panic of the library is none of Exception
-            outcome.append(error)
-
-    usual = threading.stack_size(STACK_BYTES)
-    try:
-        thread = threading.Thread(target=make, name="grammar")
-        thread.start()
-    finally:
-        threading.stack_size(usual)
-    thread.join()
-    made = outcome[0]
-    if isinstance(made, BaseException):
-        raise GrammarError(explained(str(made)))
-    if made.is_error():
-        raise GrammarError(explained(made.get_error()))
-    return made
 
 
 class Matcher:

@@ -113,21 +113,12 @@ def nested(depth: int) -> dict[str, Any]:
     return schema
 
 
-def chained(length: int) -> dict[str, Any]:
-    links = {f"d{i}": {"anyOf": [{"$ref": f"#/$defs/d{i + 1}"}]} for i in range(length)}
-    return {"$ref": "#/$defs/d0", "$defs": links}
-
-
 @pytest.mark.parametrize(
     ("schema", "said"),
     [
         (nested(100_000), "is nested deeper than 100 levels"),
-        (chained(5000), "references; that is too many"),
         ({"anyOf": [{}] * 30_000}, "has more than 20000 objects and arrays"),
         ({"description": "x" * MAX_SCHEMA_BYTES}, "is larger than 256 KiB"),
-        ({"multipleOf": 1_000_003}, "multipleOf whose least common multiple exceeds 100000"),
-        ({"allOf": [{"multipleOf": 997}, {"multipleOf": 991}]}, "multipleOf whose least common multiple"),
-        ({"$ref": "#/elsewhere", "elsewhere": {"multipleOf": 1_000_003}}, "multipleOf whose least common multiple"),
     ],
 )
 def test_schema_that_would_cost_too_much_is_refused_naming_the_bound(schema: dict[str, Any], said: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -306,14 +305,47 @@ def links(length: int) -> dict[str, Any]:
     return {"$ref": "#/$defs/d0", "$defs": definitions | {f"d{length}": {"const": 1}}}
 
 
-def test_long_chain_of_references_does_not_end_the_process(writer: Writer) -> None:
-    constraint = writer.constraint(links(2500))
+def test_chain_of_references_is_followed(writer: Writer) -> None:
+    constraint = writer.constraint(links(500))
     assert writer.written(constraint, "1") == "1"
 
 
-def test_stack_of_later_threads_is_the_usual_one(writer: Writer) -> None:
-    writer.constraint(ANY_OBJECT)
-    assert threading.stack_size() == 0
+def holding_all(count: int) -> dict[str, Any]:
+    """Patterns that must all hold, for which the automaton has a state for each subset of them."""
+    return {"allOf": [{"type": "string", "pattern": f".*{chr(97 + i)}.*"} for i in range(count)]}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        links(9000),  # deeper than a stack
+        holding_all(20),  # more steps than there is time for
+        {"type": "integer", "multipleOf": 1_000_003},  # more states than there is memory for
+        {"patternProperties": {f"^{chr(97 + i // 26)}{chr(97 + i % 26)}.*": {} for i in range(600)}},
+    ],
+    ids=["references", "patterns", "remainders", "names"],
+)
+def test_schema_that_would_take_the_process_with_it_is_refused(writer: Writer, schema: Any) -> None:
+    assert "the schema is too complex" in writer.refusal(schema)
+
+
+def test_schema_that_is_no_json_is_refused(writer: Writer) -> None:
+    with pytest.raises(GrammarError, match="not JSON"):
+        writer.grammars.compile(Grammar("{"))
+
+
+@pytest.mark.parametrize(
+    ("schema", "text"),
+    [
+        ({"allOf": [{"type": "integer", "minimum": 3}, {"maximum": 3}]}, "3"),
+        ({"type": "integer", "multipleOf": 12, "minimum": 14, "maximum": 30}, "24"),
+        ({"type": "object", "patternProperties": {"^a": {"const": 1}}, "additionalProperties": False}, '{"ab": 1}'),
+        ({"$defs": {"d": {"type": "string"}}, "$ref": "#/$defs/d", "maxLength": 2}, '"ab"'),
+    ],
+)
+def test_schema_that_is_tried_first_is_followed_as_any_other(writer: Writer, schema: Any, text: str) -> None:
+    constraint = writer.constraint(schema)
+    assert writer.written(constraint, text) == text
 
 
 def leaves(value: Any) -> Iterator[Any]:
