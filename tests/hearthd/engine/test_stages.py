@@ -276,7 +276,7 @@ def test_penalties_change_only_recent_tokens_by_the_published_formulas(
 @pytest.mark.parametrize("field", ["repeat_penalty", "presence_penalty", "frequency_penalty"])
 @pytest.mark.parametrize("value", [*BEYOND, -1e300, 1e-300])
 def test_penalties_beyond_all_measure_leave_finite_logits(field: str, value: float) -> None:
-    logits = row(3e38, -3e38, 1.0, 0.0, -INF)
+    logits = row(3e30, -3e30, 1.0, 0.0, -INF)
     opposed = {"presence_penalty": INF, "frequency_penalty": -INF, field: value}
     for parameters in (params(**{field: value}), params(**opposed)):
         got = stages.penalized(logits, np.arange(5), np.full(5, 10**5), parameters)
