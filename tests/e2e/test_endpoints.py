@@ -15,7 +15,7 @@ import pytest
 from hearthd import __version__
 from tests.e2e.daemon import Daemon, eventually
 from tests.hearth_export.gguf_writer import Meta
-from tests.tiny import write_tiny_gguf
+from tests.tiny import CHAT_TEMPLATE, write_tiny_gguf
 
 SHORT = {"num_predict": 4, "temperature": 0}
 USER = [{"role": "user", "content": "hello"}]
@@ -167,7 +167,7 @@ def test_a_stop_string_ends_the_text_before_it(daemon: Daemon) -> None:
 
 
 def rendered(daemon: Daemon, path: str, **fields: Any) -> str:
-    answer = daemon.post(path, model="tiny", _debug_render_only=True, **fields).json()
+    answer = daemon.post(path, **{"model": "tiny", "_debug_render_only": True} | fields).json()
     assert answer["done"] is False
     return str(answer["_debug_info"]["rendered_template"])
 
@@ -373,7 +373,7 @@ def test_a_shown_modelfile_makes_the_same_model_again(daemon: Daemon) -> None:
     modelfile = 'FROM tiny\nSYSTEM """two\nlines"""\nPARAMETER num_ctx 128\nMESSAGE user hi\nLICENSE MIT\n'
     daemon.lines("/api/create", model="first", modelfile=modelfile)
     first = daemon.post("/api/show", model="first").json()
-    assert 'TEMPLATE """{{ range .Messages }}' in first["modelfile"]  # known by what the checkpoint's own writes
+    assert "\nTEMPLATE " in first["modelfile"]  # known by what the checkpoint's own writes
     assert daemon.lines("/api/create", model="second", modelfile=first["modelfile"])[-1] == {"status": "success"}
     second = daemon.post("/api/show", model="second").json()
     for field in ("system", "parameters", "messages", "license", "template", "details"):
@@ -487,3 +487,22 @@ def test_a_failing_conversion_ends_its_stream_with_an_error(daemon: Daemon, tmp_
     assert list(lines[-1]) == ["error"]
     assert "martian" in lines[-1]["error"]
     assert daemon.http.get("/api/tags").json() == before
+
+
+# --- whose template
+
+
+def test_template_that_create_made_stands_back_for_the_checkpoints_own(daemon: Daemon, tmp_path: Path) -> None:
+    greeting = "{% if messages[0].role != 'system' %}{{ '<|im_start|>system\nAct kindly<|im_end|>\n' }}{% endif %}"
+    gguf = write_tiny_gguf(tmp_path / "kind.gguf", extra={"tokenizer.chat_template": greeting + CHAT_TEMPLATE})
+    made = daemon.create("kind", gguf)
+    assert any("autodetected template chatml" in line["status"] for line in made)
+    assert "TEMPLATE" in daemon.post("/api/show", model="kind").json()["modelfile"]
+    text = rendered(daemon, "/api/chat", model="kind", messages=USER)
+    assert text.startswith("<|im_start|>system\nAct kindly<|im_end|>\n<|im_start|>user\n")
+
+
+def test_template_of_a_modelfile_goes_before_the_checkpoints_own(daemon: Daemon) -> None:
+    made = daemon.post("/api/create", model="own", stream=False, template="<{{ .Prompt }}>", **{"from": "tiny"})
+    assert made.json() == {"status": "success"}
+    assert rendered(daemon, "/api/chat", model="own", messages=[{"role": "user", "content": "hi"}]) == "<hi>"

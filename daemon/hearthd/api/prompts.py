@@ -11,6 +11,7 @@ from hearthd.prompt.conversation import Conversation, Turn
 from hearthd.prompt.images import marked
 from hearthd.prompt.render import ChatTemplate, Specials, go_chat, jinja_chat
 from hearthd.prompt.truncate import fit
+from hearthd.registry.families import FAMILIES
 from hearthd.scheduler.runner import Runner
 from hearthd.store.store import ModelStore
 from hearthd.threads import in_thread
@@ -24,19 +25,26 @@ _LONG_TURNS = 64
 def template_of(services: Services, opened: Opened, override: str = "") -> ChatTemplate:
     """The request's template, else the model's own, else the checkpoint's; plain text where there is none.
 
-    The model must have been converted, as it is once it is loaded. Raises TemplateError.
+    One that create made because it recognised the checkpoint's stands back for that, which says more: a system text of
+    its own, perhaps. The model must have been converted, as it is once it is loaded. Raises TemplateError.
     """
-    text = override or opened.contents.template
-    if text:
-        return go_chat(text)
-    return _of_checkpoint(services.store, opened.contents.model_digest)
+    if override:
+        return go_chat(override)
+    text = opened.contents.template
+    own = _of_checkpoint(services.store, opened.contents.model_digest)
+    return go_chat(text or PLAIN_TEMPLATE) if own is None or (text and text not in _made_by_create()) else own
+
+
+@functools.cache
+def _made_by_create() -> frozenset[str]:
+    return frozenset(family.template for family in FAMILIES)
 
 
 @functools.lru_cache(maxsize=8)
-def _of_checkpoint(store: ModelStore, digest: str) -> ChatTemplate:
+def _of_checkpoint(store: ModelStore, digest: str) -> ChatTemplate | None:
     source = store.source_info(digest)
     if source is None or not source.chat_template:
-        return go_chat(PLAIN_TEMPLATE)
+        return None
     adds_bos = any(info.add_bos for _, info in store.variants(digest))
     return jinja_chat(source.chat_template, Specials(source.bos_token, source.eos_token, adds_bos))
 
