@@ -117,16 +117,15 @@ class Matcher:
         self._parser.reset()
 
     def try_out(self) -> None:
-        """Walks a few steps at random and back: a grammar too complex mostly shows it at once. Raises GrammarError."""
-        chance = random.Random(0)
+        """Walks some steps at random and back: a grammar too complex mostly shows it soon. Raises GrammarError."""
+        chance = random.Random(0)  # noqa: S311 - no secret
         for _ in range(TRIAL_STEPS):
             allowed = np.flatnonzero(self.mask())
             allowed = allowed[~np.isin(allowed, self._eos_ids)]
-            if not len(allowed):
-                break
-            self.consume([int(chance.choice(allowed))])
-            if self.stopped:
-                break
+            if len(allowed):
+                self.consume([int(chance.choice(allowed))])
+            if self.stopped or not len(allowed):
+                self.reset()
         self.reset()
 
 

@@ -294,9 +294,11 @@ def test_exploding_pattern_costs_little(writer: Writer, pattern: str) -> None:
     assert time.process_time() - started < 5  # a bound on work, some hundred times what it takes
 
 
-def test_pattern_too_complex_for_a_large_vocabulary_is_refused_before_a_token_is_made(smollm2_variant: Path) -> None:
+def test_grammar_too_complex_for_a_large_vocabulary_is_refused_before_a_token_is_made(smollm2_variant: Path) -> None:
     writer = Writer(smollm2_variant)
     assert "the schema is too complex" in writer.refusal({"type": "string", "pattern": "^(.{1,1000}){1,1000}$"})
+    many = {f"property {i}": {"type": "string"} for i in range(3000)}
+    assert "the schema is too complex" in writer.refusal({"type": "object", "properties": many})
 
 
 def links(length: int) -> dict[str, Any]:
