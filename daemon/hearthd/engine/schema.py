@@ -43,7 +43,7 @@ def explained(message: str) -> str:
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     if lines and lines[0].startswith("regex parse error"):
         return f"pattern {lines[1][:100]!r}: {lines[-1].removeprefix('error: ')}"
-    line = " ".join(lines)[:300]
+    line = " ".join(lines).partition("; consider")[0][:300]
     for start, reason in REASONS:
         if start in line:
             rest = line.partition(start)[2] if start in ("Unimplemented keys", "Unknown format") else ""
