@@ -383,6 +383,20 @@ def test_a_window_of_one_token_still_answers(tokenizer_path: Path) -> None:
     assert (rig.text(1), rig.done(1).prompt_count) == ("abc", 1)
 
 
+def test_a_shift_that_fails_fails_one_request_and_the_next_is_served_from_an_empty_cache(tokenizer_path: Path) -> None:
+    class Short(Echo):
+        """Has no memory left."""
+
+        def drop(self, kept: int, count: int, length: int) -> None:
+            raise MemoryError("no memory")
+
+    rig = Rig(Short(tokenizer_path, "abcdefghijkl", num_ctx=16))
+    rig.run(Generate(1, "0123456789", sampling=DRAWN), Generate(2, "0123456", sampling=DRAWN, num_predict=3))
+    assert rig.failed(1).status == 500
+    assert "no memory" in rig.failed(1).message
+    assert (rig.text(2), rig.done(2).cached_count) == ("abc", 0)
+
+
 def test_after_a_shift_only_the_kept_tokens_serve_another_request(tokenizer_path: Path) -> None:
     rig = Rig(Echo(tokenizer_path, "abcdefghijkl" * 10, num_ctx=16))
     rig.run(Generate(1, "0123456789", num_keep=4, num_predict=14, sampling=DRAWN))

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from hearthd.engine.cached import CachedTokens
 from hearthd.engine.session import Session, open_session, steps
 from hearthd.store.variant import read_variant
 
@@ -58,8 +60,33 @@ def test_logits_have_the_same_bits_from_any_whole_number_of_cached_tiles(tiny_va
             np.testing.assert_array_equal(session.logits, expected, err_msg=f"{length} tokens, {reused} cached")
 
 
+@pytest.mark.parametrize("num_batch", [1, 3, 8, 33, 512])
+def test_what_is_exactly_reusable_gives_the_bits_of_an_empty_cache_whatever_ran_before(
+    tiny_variant: Path, num_batch: int
+) -> None:
+    session = opened(tiny_variant, num_batch)
+    chance, tokens = random.Random(num_batch), ids(300)
+    for length in (33, 97, 129, 200, 255):
+        cached = CachedTokens(session.tile)
+        _evaluate(session, cached, tokens[:length], exact=True)
+        expected = session.logits.copy()
+        for _ in range(4):
+            _evaluate(session, cached, tokens[: chance.randrange(1, 280)], exact=chance.random() < 0.5)
+            _evaluate(session, cached, tokens[:length], exact=True)
+            np.testing.assert_array_equal(session.logits, expected)
+
+
 def test_more_threads_than_cores_are_as_many_as_cores(tiny_variant: Path) -> None:
     assert opened(tiny_variant, num_threads=10_000).device == opened(tiny_variant, num_threads=0).device
+
+
+def _evaluate(session: Session, cached: CachedTokens, tokens: list[int], *, exact: bool) -> None:
+    """What a batch does with a prompt."""
+    cached.cut(cached.reusable(tokens, exact=exact))
+    rest = tokens[len(cached) :]
+    past = len(cached)
+    for done in session.prefill(rest, past):
+        cached.extend(rest[len(cached) - past : done])
 
 
 def _drain(session: Session, tokens: list[int], past: int) -> None:
