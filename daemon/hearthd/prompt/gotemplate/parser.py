@@ -49,7 +49,10 @@ def parse(text: str) -> Template:
     if len(text) > MAX_CHARS:
         raise TemplateError(f"template: the text has {len(text)} characters, more than the {MAX_CHARS} allowed")
     definitions: dict[str, Block] = {}
-    _Parser(_Tokens(text), definitions, "").parse_all()
+    try:
+        _Parser(_Tokens(text), definitions, "").parse_all()
+    except RecursionError:
+        raise TemplateError("template: blocks and parentheses are nested too deep") from None
     return Template(text, definitions)
 
 
@@ -175,8 +178,8 @@ class _Parser:
 
     def _block(self) -> tuple[Block, Mark]:
         """Nodes up to an else or an end, and that mark."""
-        self._deeper()
         block = Block(self._peek_solid().pos, [])
+        self._deeper()
         while self._peek_solid().kind != lexer.EOF:
             node = self._text_or_action()
             if isinstance(node, Mark):
