@@ -44,7 +44,8 @@ class Sampler:
         self, params: SamplingParams, *, num_ctx: int, prompt: Iterable[int], newline_ids: Iterable[int] = ()
     ) -> None:
         self._params = params
-        self._penalizes = penalties(params) != (1.0, 0.0, 0.0)
+        self._penalties = penalties(params)
+        self._penalizes = self._penalties != (1.0, 0.0, 0.0)
         last_n = num_ctx if params.repeat_last_n < 0 else min(params.repeat_last_n, num_ctx)
         self._recent = Recent(last_n, prompt) if self._penalizes else Recent(0)
         self._spared = np.array([] if params.penalize_newline else list(newline_ids), np.int64)
@@ -71,8 +72,9 @@ class Sampler:
         return token
 
     def _penalized(self, logits: Floats) -> Floats:
-        row = penalized(logits, self._recent.ids, self._recent.counts, self._params)
-        row[self._spared] = logits[self._spared]
+        row = penalized(logits, self._recent.ids, self._recent.counts, self._penalties)
+        if len(self._spared):
+            row[self._spared] = logits[self._spared]
         return row
 
     def _staged(self, logits: Floats) -> int:

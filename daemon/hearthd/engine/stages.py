@@ -25,27 +25,28 @@ MAX_PENALTY = 1e6  # more than any logits differ
 MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-6, 1e30
 
 
-def penalized(logits: Floats, ids: Ids, counts: Ids, params: SamplingParams) -> Floats:
+def penalized(logits: Floats, ids: Ids, counts: Ids, strengths: tuple[float, float, float]) -> Floats:
     """A copy of the row `logits` (V,) in which the tokens `ids` (n,), seen `counts` (n,) times, are less likely.
 
     Repetition divides positive and multiplies negative logits (Keskar et al. 2019, CTRL, section 4.1); presence
-    subtracts once, frequency once an occurrence (the OpenAI API's definition). Negative ones make it likelier.
-    A repeat_penalty of 0 or less is off.
+    subtracts once, frequency once an occurrence (the OpenAI API's definition). `strengths` come from `penalties`.
     """
-    repeat, presence, frequency = penalties(params)
+    repeat, presence, frequency = strengths
     values = logits[ids].astype(np.float64)
     if repeat != 1.0:  # of the quotient and the product, positive and negative values take the same one of the two
         values = (np.minimum if repeat > 1 else np.maximum)(values / repeat, values * repeat)
     if presence or frequency:
         values -= presence + counts * frequency
     row = logits.copy()
-    with np.errstate(over="ignore"):  # a logit that is no longer a float32 is infinite, so the row is refused
-        row[ids] = values
+    row[ids] = values
     return row
 
 
 def penalties(params: SamplingParams) -> tuple[float, float, float]:
-    """The factor for repetition (1.0: off), and what presence and frequency (0.0: off) subtract; all finite."""
+    """The factor for repetition (1.0: off), and what presence and frequency (0.0: off) subtract; all finite.
+
+    Below 1 and 0 they make a token likelier; a repeat_penalty of 0 or less is off.
+    """
     repeat = params.repeat_penalty if params.repeat_penalty > 0 else 1.0
     repeat = min(max(repeat, 1 / MAX_REPEAT), MAX_REPEAT)
     return repeat, _subtracted(params.presence_penalty), _subtracted(params.frequency_penalty)

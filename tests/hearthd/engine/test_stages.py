@@ -268,7 +268,7 @@ def test_penalties_change_only_recent_tokens_by_the_published_formulas(
     recent = [4, 9, 4, 30, 4, 31, 9, 0]
     ids, counts = np.unique(recent, return_counts=True)
     before = logits.copy()
-    got = stages.penalized(logits, ids, counts, parameters)
+    got = stages.penalized(logits, ids, counts, stages.penalties(parameters))
     assert got.tolist() == pytest.approx(plain_penalized(logits, recent, parameters), abs=1e-5)
     assert np.array_equal(logits, before)
 
@@ -279,7 +279,7 @@ def test_penalties_beyond_all_measure_leave_finite_logits(field: str, value: flo
     logits = row(3e30, -3e30, 1.0, 0.0, -INF)
     opposed = {"presence_penalty": INF, "frequency_penalty": -INF, field: value}
     for parameters in (params(**{field: value}), params(**opposed)):
-        got = stages.penalized(logits, np.arange(5), np.full(5, 10**5), parameters)
+        got = stages.penalized(logits, np.arange(5), np.full(5, 10**5), stages.penalties(parameters))
         assert np.isfinite(got[:4]).all()
         assert got[4] == -INF
 
