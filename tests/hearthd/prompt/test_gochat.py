@@ -68,7 +68,7 @@ def test_template_without_messages_is_rendered_for_each_exchange_and_left_open_a
 def test_last_render_ends_with_the_response(text: str, want: str | None) -> None:
     given = chat(("user", "q"))
     if want is None:  # other templates and upstream's functions are not known in it
-        with pytest.raises(TemplateError, match="not (a )?defined"):
+        with pytest.raises(TemplateError, match=r"not (a )?defined"):
             GoTemplate(text).render(given)
     else:
         assert GoTemplate(text).render(given) == want
