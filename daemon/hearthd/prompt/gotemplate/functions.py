@@ -5,10 +5,10 @@ A function takes the run and its arguments; a Fault says what is wrong with them
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import NamedTuple
-from urllib.parse import quote_plus
 
 from hearthd.prompt.gotemplate import compare, gojson
 from hearthd.prompt.gotemplate.budget import Run
@@ -20,6 +20,8 @@ from hearthd.prompt.gotemplate.values import Image, List, Map, Value, num_bytes,
 from hearthd.prompt.gotemplate.verbs import printf
 
 Arguments = list[Value]
+
+_RESERVED = re.compile(rb"[^A-Za-z0-9_.~-]")
 
 _HTML = {
     ord("\0"): "\ufffd",
@@ -158,6 +160,10 @@ def _js(run: Run, arguments: Arguments) -> str:
     return run.make(text)
 
 
+def _urlquery(text: str) -> str:
+    return _RESERVED.sub(lambda match: b"%%%02X" % match[0][0], utf8(text)).decode().replace("%20", "+")
+
+
 def _call(run: Run, arguments: Arguments) -> Value:
     value = arguments[0]
     raise Fault("call of nil" if value is None else f"non-function of type {type_name(value)}")
@@ -186,7 +192,7 @@ FUNCTIONS: dict[str, Function] = {
     "printf": Function(lambda run, given: printf(run, given[0], given[1:]), 1, None, texts=1),
     "html": Function(lambda run, given: run.make(_shown(run, given).translate(_HTML)), 0, None),
     "js": Function(_js, 0, None),
-    "urlquery": Function(lambda run, given: run.make(quote_plus(utf8(_shown(run, given)), safe="")), 0, None),
+    "urlquery": Function(lambda run, given: run.make(_urlquery(_shown(run, given))), 0, None),
     "call": Function(_call, 1, None),
     # upstream's own
     "json": Function(lambda run, given: gojson.encode(run, given[0]), 1, 1),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from json.encoder import encode_basestring as _quoted
+
+import msgspec
 
 from hearthd.prompt.gotemplate.budget import Run
 from hearthd.prompt.gotemplate.errors import Fault
@@ -78,7 +79,7 @@ def _is_empty(value: Value) -> bool:
 
 def text(value: str) -> str:
     """A string in JSON."""
-    quoted = _quoted(clean(value))
+    quoted = msgspec.json.encode(clean(value)).decode()
     if _ESCAPED.search(quoted):
         quoted = _ESCAPED.sub(lambda match: f"\\u{ord(match[0]):04x}", quoted)
     return quoted

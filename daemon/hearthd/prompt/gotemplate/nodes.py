@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TypeAlias
 
+import msgspec
 
-@dataclass(slots=True)
-class Dot:
+
+class Dot(msgspec.Struct):
     pos: int
 
     def __str__(self) -> str:
         return "."
 
 
-@dataclass(slots=True)
-class Nil:
+class Nil(msgspec.Struct):
     pos: int
 
     def __str__(self) -> str:
         return "nil"
 
 
-@dataclass(slots=True)
-class Bool:
+class Bool(msgspec.Struct):
     pos: int
     value: bool
 
@@ -31,8 +29,7 @@ class Bool:
         return "true" if self.value else "false"
 
 
-@dataclass(slots=True)
-class Number:
+class Number(msgspec.Struct):
     """`value` is None where the constant fits no int."""
 
     pos: int
@@ -43,8 +40,7 @@ class Number:
         return self.literal
 
 
-@dataclass(slots=True)
-class String:
+class String(msgspec.Struct):
     pos: int
     literal: str
     value: str
@@ -53,8 +49,7 @@ class String:
         return self.literal
 
 
-@dataclass(slots=True)
-class Field:
+class Field(msgspec.Struct):
     pos: int
     names: tuple[str, ...]
 
@@ -62,8 +57,7 @@ class Field:
         return "".join(f".{name}" for name in self.names)
 
 
-@dataclass(slots=True)
-class Variable:
+class Variable(msgspec.Struct):
     """`names[0]` is the variable's name with its `$`, the rest are fields of it."""
 
     pos: int
@@ -73,8 +67,7 @@ class Variable:
         return ".".join(self.names)
 
 
-@dataclass(slots=True)
-class Identifier:
+class Identifier(msgspec.Struct):
     pos: int
     name: str
 
@@ -82,8 +75,7 @@ class Identifier:
         return self.name
 
 
-@dataclass(slots=True)
-class Chain:
+class Chain(msgspec.Struct):
     """Fields of what an operand in parentheses, or a function's name, gives."""
 
     pos: int
@@ -95,8 +87,7 @@ class Chain:
         return inner + "".join(f".{name}" for name in self.names)
 
 
-@dataclass(slots=True)
-class Command:
+class Command(msgspec.Struct):
     pos: int
     args: list[Operand]
 
@@ -104,8 +95,7 @@ class Command:
         return " ".join(f"({arg})" if isinstance(arg, Pipe) else str(arg) for arg in self.args)
 
 
-@dataclass(slots=True)
-class Pipe:
+class Pipe(msgspec.Struct):
     """`declared` are the variables that take its value; `assigns`: they exist already."""
 
     pos: int
@@ -122,8 +112,7 @@ class Pipe:
 Operand: TypeAlias = Dot | Nil | Bool | Number | String | Field | Variable | Identifier | Chain | Pipe
 
 
-@dataclass(slots=True)
-class Text:
+class Text(msgspec.Struct):
     pos: int
     text: str
 
@@ -131,8 +120,7 @@ class Text:
         return self.text
 
 
-@dataclass(slots=True)
-class Action:
+class Action(msgspec.Struct):
     pos: int
     pipe: Pipe
 
@@ -140,8 +128,7 @@ class Action:
         return f"{{{{{self.pipe}}}}}"
 
 
-@dataclass(slots=True)
-class Block:
+class Block(msgspec.Struct):
     pos: int
     nodes: list[Node]
 
@@ -154,8 +141,7 @@ class Block:
         return "".join(str(node) for node in self.nodes)
 
 
-@dataclass(slots=True)
-class Branch:
+class Branch(msgspec.Struct):
     """`kind` is if, with or range."""
 
     pos: int
@@ -169,8 +155,7 @@ class Branch:
         return f"{{{{{self.kind} {self.pipe}}}}}{self.body}{tail}{{{{end}}}}"
 
 
-@dataclass(slots=True)
-class Call:
+class Call(msgspec.Struct):
     """Of a template by its name."""
 
     pos: int
@@ -181,8 +166,7 @@ class Call:
         return f'{{{{template "{self.name}"{f" {self.pipe}" if self.pipe else ""}}}}}'
 
 
-@dataclass(slots=True)
-class Leap:
+class Leap(msgspec.Struct):
     """`kind` is break or continue."""
 
     pos: int
@@ -192,8 +176,7 @@ class Leap:
         return f"{{{{{self.kind}}}}}"
 
 
-@dataclass(slots=True)
-class Mark:
+class Mark(msgspec.Struct):
     """`kind` is end or else: what closes a block, and is never in one."""
 
     pos: int

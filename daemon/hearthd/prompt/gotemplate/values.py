@@ -6,7 +6,6 @@ Nothing of a Python object can be reached from a template but what these hold.
 
 from __future__ import annotations
 
-import base64
 import binascii
 import sys
 from collections.abc import Callable
@@ -106,7 +105,7 @@ class Image:
     def bytes(self) -> List:
         """The bytes, or none where the text is no base64."""
         try:
-            return List(list(base64.b64decode(self.encoded, validate=True)), IMAGE)
+            return List(list(binascii.a2b_base64(self.encoded, strict_mode=True)), IMAGE)
         except (binascii.Error, ValueError):
             return List([], IMAGE)
 
