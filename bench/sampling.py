@@ -4,9 +4,9 @@
 
 Every choice follows a decode step, so that it finds its code and its row as cold as in the runner: repeated without
 a step in between it would look two to five times cheaper. At 49,152 tokens the step is the starter model's. At
-256,000 it is a stand-in that moves as many bytes as a model of 270M would: two matrices of 4 bits, one as large as
-all decoder layers together, one the head; it has no attention and no norms and so is too fast, which counts against
-the sampler. Run it on a machine that does nothing else.
+256,000 it is a stand-in that has the matrices of a model of 270M, of 4 bits, in 18 decoder layers and the head, but
+no attention and no norms, so that it is too fast, which counts against the sampler. Run it on a machine that does
+nothing else.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ SLOPE, NOISE = 1.4, 0.5  # of the logits over the logarithm of their rank; an en
 Choose = Callable[[Floats], object]
 
 
-STAND_IN_VOCAB, STAND_IN_HIDDEN, STAND_IN_WEIGHTS = 256_000, 640, 100_000_000  # the weights of all decoder layers
+STAND_IN_VOCAB, STAND_IN_HIDDEN, STAND_IN_LAYERS = 256_000, 640, 18
+STAND_IN_MATRICES = {"qkv": 1536, "out": 1024, "gate_up": 4096, "down": 2048}  # rows, of as many columns as the head's
 
 
 OPTIONS = {
@@ -155,7 +156,9 @@ class StandIn:
     """Does what a decode step does to memory."""
 
     def __init__(self) -> None:
-        widths = {"layers": STAND_IN_WEIGHTS // STAND_IN_HIDDEN, "head": STAND_IN_VOCAB}
+        layers = range(STAND_IN_LAYERS)
+        widths = {f"{name}.{layer}": width for layer in layers for name, width in STAND_IN_MATRICES.items()}
+        widths["head"] = STAND_IN_VOCAB
         options = ort.SessionOptions()
         options.intra_op_num_threads = NUM_THREADS
         model = network(widths, STAND_IN_HIDDEN).SerializeToString()
