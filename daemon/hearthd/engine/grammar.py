@@ -138,7 +138,8 @@ class Constraint:
     def __init__(self, matcher: Matcher, vocabulary: Vocabulary, grammar: Grammar) -> None:
         self._matcher = matcher
         self._vocabulary = vocabulary
-        self._opening = Opening(grammar.opening) if grammar.opening and not grammar.is_thinking else None
+        may_think = bool(grammar.opening and grammar.closing)
+        self._opening = Opening(grammar.opening) if may_think and not grammar.is_thinking else None
         self._closing = Closing(grammar.closing) if grammar.closing else None
         self._thinks = grammar.is_thinking and self._closing is not None
         self._answers = not self._thinks  # while `_opening` is open too, the text fits both

@@ -195,6 +195,12 @@ def test_answer_may_begin_without_the_thoughts_that_a_model_could_have(writer: W
     assert constraint.finished
 
 
+@pytest.mark.parametrize("is_thinking", [False, True])
+def test_thoughts_that_nothing_closes_are_not_begun(writer: Writer, is_thinking: bool) -> None:
+    constraint = writer.constraint(ANY_OBJECT, "<think>", "", is_thinking=is_thinking)
+    assert writer.allowed(constraint) == {"{"}
+
+
 def test_opening_tag_once_begun_is_completed(writer: Writer) -> None:
     constraint = writer.constraint(ANY_OBJECT, "<think>", "</think>")
     assert writer.written(constraint, "<{") == "<"
