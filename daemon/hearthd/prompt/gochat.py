@@ -12,6 +12,7 @@ import msgspec
 from hearthd.prompt.conversation import Conversation, Turn
 from hearthd.prompt.gotemplate import chat
 from hearthd.prompt.gotemplate.budget import MAX_CHARS, MAX_STEPS, Run
+from hearthd.prompt.gotemplate.errors import TemplateError
 from hearthd.prompt.gotemplate.parser import parse
 from hearthd.prompt.gotemplate.template import Template
 
@@ -53,6 +54,12 @@ class GoTemplate:
         turns = collate(conversation.turns)
         if not self.takes_messages:
             return self._render_exchanges(turns, conversation)
+        try:
+            return self._render_messages(turns, conversation)
+        except RecursionError:
+            raise TemplateError("template: tools or arguments of calls are nested too deep") from None
+
+    def _render_messages(self, turns: list[Turn], conversation: Conversation) -> str:
         names = {
             "System": system_of(conversation.turns),
             "Messages": chat.messages(turns),

@@ -153,6 +153,17 @@ def test_arguments_too_large_for_a_number_are_written_all_the_same() -> None:
     assert GoTemplate(text).render(given) == '{"n":1.7976931348623157e+308}'
 
 
+@pytest.mark.parametrize("depth", [150, 2000])
+def test_arguments_nested_too_deep_are_refused(depth: int) -> None:
+    value: dict[str, object] = {}
+    for _ in range(depth):
+        value = {"a": value}
+    call = ToolCall(name="f", arguments=value)
+    given = Conversation(turns=(Turn("assistant", tool_calls=(call,)),))
+    with pytest.raises(TemplateError, match="nested"):
+        GoTemplate("{{ range .Messages }}{{ json .ToolCalls }}{{ end }}").render(given)
+
+
 def test_parsed_templates_are_kept_and_failures_are_not() -> None:
     assert go_template(CHATML) is go_template(CHATML)
     for _ in range(2):

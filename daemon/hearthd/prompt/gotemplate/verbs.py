@@ -1,4 +1,7 @@
-"""printf, after https://pkg.go.dev/fmt: verbs, flags, sizes, argument indexes, and its notes on mistakes."""
+"""printf, after https://pkg.go.dev/fmt: verbs, flags, sizes, argument indexes, and its notes on mistakes.
+
+Not as there: `#` changes nothing in floating-point numbers, and %b knows none of them.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,11 @@ MAX_WIDTH = 100_000  # of a width and of a precision; Go knows no more than a mi
 _FLAGS = re.compile(r"[-+# 0]*")
 _INDEX = re.compile(r"\[([^\]]*)\]")
 _NUMBER = re.compile(r"[0-9]+")
-_INTEGERS = {"d": "d", "b": "b", "o": "o", "x": "x", "X": "X"}
+_INTEGERS = {"d": "d", "v": "d", "b": "b", "o": "o", "O": "o", "x": "x", "X": "X"}
 _PREFIXES = {"b": "0b", "o": "0", "x": "0x", "X": "0X"}
+
+# flags of Spec: what + and # mean for %v
+NAMES, SYNTAX = "N", "S"
 
 
 class Spec(NamedTuple):
@@ -81,37 +87,36 @@ class _Printer:
         """One verb with its value."""
         self._good_index = True
         flags = self._match(_FLAGS)
-        after_index = self._index(False)
-        width, noted = self._size()
-        if noted:
-            after_index = False
-        notes = ["%!(BADWIDTH)"] if noted == "bad" else []
-        if width is not None and width < 0:
-            flags, width = flags + "-", -width
-        if after_index and noted == "number":
+        has_index = self._index()
+        width, kind = self._size()
+        if has_index and kind == "number":  # "%[3]2d"
             self._good_index = False
+        note = "%!(BADWIDTH)" if kind == "bad" else ""
+        if width is not None and width < 0:
+            flags, width = f"{flags}-", -width
         precision: int | None = None
+        has_index = has_index and not kind
         if self._template.startswith(".", self._at) and self._at + 1 < len(self._template):
-            self._at += 1
-            if after_index:
-                self._good_index = False
-            after_index = self._index(after_index)
-            precision, noted = self._size()
-            if noted == "bad" or (precision is not None and precision < 0):
-                precision = None
-                notes += ["%!(BADPREC)"]
-            elif precision is None:
-                precision = 0
-            after_index = False if noted == "star" else after_index
-        if not after_index:
-            self._index(after_index)
+            precision, has_index, wrong = self._precision(has_index)
+            note += wrong
+        if not has_index:
+            self._index()
         if self._at >= len(self._template):
-            return "".join([*notes, "%!(NOVERB)"])
+            return f"{note}%!(NOVERB)"
         verb = self._template[self._at]
         self._at += 1
-        return "".join(notes) + self._verb(
-            verb, Spec(flags.replace("0", "") if "-" in flags else flags, width, precision)
-        )
+        return note + self._verb(verb, Spec(flags.replace("0", "") if "-" in flags else flags, width, precision))
+
+    def _precision(self, has_index: bool) -> tuple[int | None, bool, str]:
+        """What stands behind the dot; whether an index for the verb was read with it, and a note where it is wrong."""
+        self._at += 1
+        if has_index:  # "%[3].2d"
+            self._good_index = False
+        has_index = self._index()
+        precision, kind = self._size()
+        if kind == "bad" or (precision is not None and precision < 0):
+            return None, False, "%!(BADPREC)"
+        return precision or 0, has_index and kind != "star", ""
 
     def _verb(self, verb: str, spec: Spec) -> str:
         if verb == "%":
@@ -122,6 +127,8 @@ class _Printer:
             return f"%!{verb}(MISSING)"
         value = self._values[self._value]
         self._value += 1
+        if verb == "v":  # %+v and %#v are verbs of their own
+            spec = spec._replace(flags=spec.flags.replace("+", NAMES).replace("#", SYNTAX))
         return formatted(self._run, verb, spec, value)
 
     def _match(self, pattern: re.Pattern[str]) -> str:
@@ -130,21 +137,22 @@ class _Printer:
         self._at += len(text)
         return text
 
-    def _index(self, after: bool) -> bool:
-        """An explicit argument index, if one is here."""
+    def _index(self) -> bool:
+        """Take the argument index that stands here; whether one does."""
         if not self._template.startswith("[", self._at):
-            return after
+            return False
         self._reordered = True
         match = _INDEX.match(self._template, self._at)
         if not match:
             self._good_index = False
             self._at += 1
-            return after
+            return False
         self._at = match.end()
-        number = int(match[1]) if _NUMBER.fullmatch(match[1]) and len(match[1]) < 8 else 0
+        is_number = _NUMBER.fullmatch(match[1]) is not None
+        number = int(match[1][:8]) if is_number else 0
         if not 1 <= number <= len(self._values):
             self._good_index = False
-            return True
+            return is_number
         self._value = number - 1
         return True
 
@@ -172,12 +180,13 @@ def _bounded(size: int) -> int:
 def formatted(run: Run, verb: str, spec: Spec, value: Value, depth: int = 0) -> str:
     """`value` by one verb."""
     if verb == "T":
-        return spec.padded(type_name(value))
-    if verb == "v" or value is None:
-        if value is None:
-            return spec.padded("<nil>") if verb == "v" else f"%!{verb}(<nil>)"
-        if not isinstance(value, str | int | float) and spec.width is None and spec.precision is None:
-            return show(run, value, names=spec.has("+"))
+        return _text(run, "s", spec, type_name(value))
+    if value is None:
+        if depth:
+            return "<nil>"
+        return spec.padded("<nil>", zeros=False) if verb == "v" else f"%!{verb}(<nil>)"
+    if verb == "v" and not isinstance(value, str | int | float) and spec.width is None and spec.precision is None:
+        return show(run, value, names=spec.has(NAMES))
     if isinstance(value, bool):
         return spec.padded("true" if value else "false") if verb in "tv" else _bad(run, verb, spec, value)
     if isinstance(value, str):
@@ -190,14 +199,13 @@ def formatted(run: Run, verb: str, spec: Spec, value: Value, depth: int = 0) -> 
 
 
 def _bad(run: Run, verb: str, spec: Spec, value: Value) -> str:
-    plain = Spec(spec.flags.replace("#", ""), spec.width, spec.precision)
-    return f"%!{verb}({type_name(value)}={formatted(run, 'v', plain, value)})"
+    return f"%!{verb}({type_name(value)}={formatted(run, 'v', spec, value)})"
 
 
 def _text(run: Run, verb: str, spec: Spec, value: str) -> str:
     run.look(len(value))
-    if verb == "v" and spec.has("#"):
-        verb, spec = "q", Spec(spec.flags.replace("#", ""), spec.width, spec.precision)
+    if verb == "v" and spec.has(SYNTAX):
+        verb = "q"
     cut = value if spec.precision is None else value[: spec.precision]
     if verb in "sv":
         return spec.padded(cut)
@@ -219,8 +227,6 @@ def _hexadecimal(data: bytes, verb: str, spec: Spec) -> str:
 
 
 def _integer(run: Run, verb: str, spec: Spec, value: int) -> str:
-    if verb == "v":
-        verb = "d"
     if verb == "c":
         return spec.padded(_character(value), zeros=False)
     if verb == "q":
@@ -230,15 +236,15 @@ def _integer(run: Run, verb: str, spec: Spec, value: int) -> str:
         if spec.has("#") and 0 <= value <= 0x10FFFF and chr(value).isprintable():
             shown += f" '{chr(value)}'"
         return spec.padded(shown, zeros=False)
-    if verb == "O":
-        return spec.padded(f"{'-' if value < 0 else ''}0o{abs(value):o}")
     if verb not in _INTEGERS:
         return _bad(run, verb, spec, value)
     digits = format(abs(value), _INTEGERS[verb])
     if spec.precision is not None:
-        digits = "" if spec.precision == 0 and value == 0 else digits.rjust(spec.precision, "0")
+        if spec.precision == 0 and value == 0:
+            return spec.padded("", zeros=False)
+        digits = digits.rjust(spec.precision, "0")
     sign = "-" if value < 0 else "+" if spec.has("+") else " " if spec.has(" ") else ""
-    prefix = _PREFIXES.get(verb, "") if spec.has("#") else ""
+    prefix = "0o" if verb == "O" else _PREFIXES.get(verb, "") if spec.has("#") else ""
     if spec.has("0") and spec.precision is None:
         digits = digits.rjust((spec.width or 0) - len(sign), "0")
     if prefix == "0" and digits.startswith("0"):
@@ -254,7 +260,7 @@ def _float(run: Run, verb: str, spec: Spec, value: float) -> str:
     digits = _float_digits(verb, spec, abs(value))
     if digits is None:
         return _bad(run, verb, spec, value)
-    sign = "-" if str(value).startswith("-") else "+" if spec.has("+") and verb != "v" else " " if spec.has(" ") else ""
+    sign = "-" if str(value).startswith("-") else "+" if spec.has("+") else " " if spec.has(" ") else ""
     return spec.padded(sign + digits)
 
 
