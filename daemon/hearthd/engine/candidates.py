@@ -43,7 +43,8 @@ class Candidates(msgspec.Struct, frozen=True, gc=False):
 
 def possible(logits: Keys) -> Candidates:
     """The tokens of the row `logits` (V,) that are not forbidden by -inf. Raises NonFiniteLogits."""
-    refuse_non_finite(logits)
+    if not math.isfinite(np.maximum.reduce(logits)):
+        raise NonFiniteLogits
     if np.minimum.reduce(logits) > -np.inf:
         return Candidates(_all_ids(len(logits)), logits)
     ids = (logits > -np.inf).nonzero()[0]
@@ -53,15 +54,10 @@ def possible(logits: Keys) -> Candidates:
 def best_possible(logits: Keys, k: int) -> Candidates:
     """The `k` best tokens of the row `logits` (V,) that are not forbidden, ranked. Raises NonFiniteLogits."""
     maxima = column_maxima(logits, k)
-    refuse_non_finite(maxima)
+    if not math.isfinite(maxima[-1]):
+        raise NonFiniteLogits
     ids = largest(logits, k, maxima)
     return Candidates(ids, logits[ids].astype(np.float64), True)
-
-
-def refuse_non_finite(logits: Keys) -> None:
-    """Raises NonFiniteLogits where the largest of (n,) logits is NaN or infinite."""
-    if not math.isfinite(np.maximum.reduce(logits)):
-        raise NonFiniteLogits
 
 
 @lru_cache(maxsize=1)

@@ -34,25 +34,26 @@ def ranked(keys: Keys) -> Places:
 
 
 def column_maxima(keys: Keys, k: int) -> Keys:
-    """The maxima of the columns of (n,) keys as a table, columns enough for a good bound of the k-th largest key.
+    """The maxima of the columns of (n,) keys as a table, ascending; columns enough for a good bound of the k-th key.
 
-    The largest of them is the largest key, or NaN where there is one. It is a copy of the keys where `k` is large.
+    The last one is the largest key, or NaN where there is one. They are the keys themselves where `k` is large.
     """
     num_rows = min(MAX_ROWS, len(keys) // (4 * k), math.isqrt(len(keys)))
     if num_rows < 4:
-        return keys.copy()
+        return np.sort(keys)
     width = len(keys) // num_rows
     maxima: Keys = np.maximum.reduce(keys[: num_rows * width].reshape(num_rows, width))
     rest = keys[num_rows * width :]
     if len(rest):
         np.maximum(maxima[: len(rest)], rest, out=maxima[: len(rest)])
+    maxima.sort()
     return maxima
 
 
 def largest(keys: Keys, k: int, maxima: Keys | None = None) -> Places:
     """The places of the `k` largest of (n,) keys, largest first; fewer where fewer are above -inf.
 
-    `maxima` are the column maxima where these are known already; they are changed.
+    `maxima` are the column maxima where these are known already.
     """
     places = _at_least_kth(keys, k, column_maxima(keys, k) if maxima is None else maxima)
     values = keys[places]
@@ -66,10 +67,7 @@ def largest(keys: Keys, k: int, maxima: Keys | None = None) -> Places:
 
 def _at_least_kth(keys: Keys, k: int, maxima: Keys) -> Places:
     """Places of a superset, mostly small, of the k largest keys: all not below the k-th largest column maximum."""
-    floor = -np.inf
-    if k < len(maxima):
-        maxima.partition(len(maxima) - k)
-        floor = maxima[len(maxima) - k]
+    floor = maxima[len(maxima) - k] if k < len(maxima) else -np.inf
     return (keys >= floor if floor > -np.inf else keys > -np.inf).nonzero()[0]
 
 
