@@ -262,7 +262,11 @@ def test_without_shift_a_prompt_beyond_the_window_fails_as_bad_request(tokenizer
 
 def test_a_request_that_is_refused_leaves_the_cache_to_the_next(tokenizer_path: Path) -> None:
     rig = Rig(Echo(tokenizer_path, "", num_ctx=16))
-    rig.run(Generate(1, "0123456789"), Generate(2, "a" * 16, truncate=False), Generate(3, "0123456789"))
+    rig.run(
+        Generate(1, "0123456789", sampling=DRAWN),
+        Generate(2, "a" * 16, truncate=False),
+        Generate(3, "0123456789", sampling=DRAWN),
+    )
     assert rig.failed(2).status == 400
     assert rig.done(3).cached_count == 9
 

@@ -15,10 +15,11 @@ from hearthd.store.variant import read_variant
 
 SEEDED = SamplingParams(temperature=1.5, top_p=1.0, top_k=0, seed=11)  # so flat that a last bit tells
 GREEDY = SamplingParams(temperature=0.0)
-DRAWN = SamplingParams(temperature=1.0)
+DRAWN = SamplingParams(top_k=1)  # asks for nothing reproducible, and so takes all that is cached
 PROSE = (Path(__file__).parents[2] / "data" / "prose.txt").read_text()
 PROMPT = f"<|im_start|>user\nGo on with this:\n{PROSE[:700]}<|im_end|>\n<|im_start|>assistant\n"
 NUM_PREDICT = 24
+NUM_CTX = 768
 
 
 class Rig:
@@ -29,7 +30,7 @@ class Rig:
         assert info is not None
         self.sent: list[Frame] = []
         tokenizer = Tokenizer(variant / info.tokenizer, info)
-        session = open_session(variant, info, num_ctx=768, num_threads=2)
+        session = open_session(variant, info, num_ctx=NUM_CTX, num_threads=2)
         self.batch = Batch(session, tokenizer, info, self.sent.append)
 
     def run(self, *requests: Generate) -> None:
@@ -41,9 +42,12 @@ class Rig:
     def text(self, request_id: int) -> str:
         return "".join(frame.text for frame in self.sent if isinstance(frame, Piece) and frame.id == request_id)
 
-    def cached_count(self, request_id: int) -> int:
+    def done(self, request_id: int) -> Done:
         [done] = [frame for frame in self.sent if isinstance(frame, Done) and frame.id == request_id]
-        return done.cached_count
+        return done
+
+    def cached_count(self, request_id: int) -> int:
+        return self.done(request_id).cached_count
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +72,10 @@ def answer_as_prompt(rig: Rig) -> None:
 
 
 def shifted_window(rig: Rig) -> None:
-    rig.run(asked(90, SamplingParams(temperature=1.0, repeat_penalty=1.3), PROMPT, 700))
+    counting = PROMPT + ", ".join(map(str, range(1, 140)))
+    rig.run(asked(90, GREEDY, counting))
+    done = rig.done(90)
+    assert done.prompt_count < NUM_CTX < done.prompt_count + done.eval_count
 
 
 def cancelled_prompt(rig: Rig) -> None:
