@@ -88,8 +88,9 @@ def lock(directory: Path) -> str:
 
     "" when they are; otherwise the sentence that says why not, and nothing is locked.
     """
-    regions = _held(directory)
+    regions: list[Region] = []
     try:
+        regions = _held(directory)
         _raise_limit()
         for region in regions:
             _call("mlock", region)
