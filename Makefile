@@ -1,5 +1,5 @@
 # Every target does the set-up that it needs; see setup.sh.
-.PHONY: run test test-slow test-kill lint format bench bench-pull clean
+.PHONY: run test test-schemas test-slow test-kill lint format bench bench-engines bench-sampling bench-constrained bench-shift bench-pull clean
 BIN := .venv/bin
 
 run:
@@ -8,6 +8,10 @@ run:
 
 test: lint
 	$(BIN)/python -m pytest -m "not slow and not kill" -n auto --dist loadfile
+
+test-schemas:
+	@sh setup.sh dev
+	$(BIN)/python -m pytest -m slow tests/hearthd/engine/test_schemas.py
 
 test-slow:
 	@sh setup.sh dev
@@ -32,9 +36,23 @@ bench-pull:
 	@sh setup.sh dev
 	$(BIN)/python -m bench.pull
 
-bench:
+bench: bench-engines bench-sampling bench-constrained
+
+bench-engines:
 	@sh setup.sh dev
 	$(BIN)/python -m bench
+
+bench-sampling:
+	@sh setup.sh dev
+	$(BIN)/python -m bench.sampling
+
+bench-constrained:
+	@sh setup.sh dev
+	$(BIN)/python -m bench.constrained
+
+bench-shift:
+	@sh setup.sh dev
+	$(BIN)/python -m bench.shift
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

@@ -105,10 +105,10 @@ def test_models_survive_a_restart(tmp_path: Path, tiny_gguf: Path) -> None:
 def test_prompts_and_answers_stay_out_of_the_log(tmp_path: Path, tiny_gguf: Path) -> None:
     with running(tmp_path, HEARTH_DEBUG="1") as daemon:
         daemon.create("tiny", tiny_gguf)
-        asked = {"model": "tiny", "options": {"num_predict": 2, "mirostat": 1}}
+        asked = {"model": "tiny", "options": {"num_predict": 2, "mirrorstat": 1}}
         daemon.post("/api/generate", prompt="my secret", stream=False, **asked)
         assert "load tiny:latest" in daemon.log
-        assert "option mirostat has no effect" in daemon.log
+        assert "option 'mirrorstat' is unknown and ignored" in daemon.log
         assert "secret" not in daemon.log
 
 

@@ -6,6 +6,7 @@ model is loaded.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,6 +33,12 @@ DIALECTS = frozenset({
     "http://json-schema.org/draft-07/schema", "https://json-schema.org/draft/2019-09/schema",
     "https://json-schema.org/draft/2020-12/schema",
 })
+# of these some are enforced; any other name is a note for people (JSON Schema 2020-12, Validation, section 7.2.3)
+STANDARD_FORMATS = frozenset({
+    "date", "date-time", "duration", "email", "hostname", "idn-email", "idn-hostname", "ipv4", "ipv6", "iri",
+    "iri-reference", "json-pointer", "regex", "relative-json-pointer", "time", "uri", "uri-reference", "uri-template",
+    "uuid",
+})
 # fmt: on
 COUNTS = ("maxItems", "maxLength", "maxProperties", "minItems", "minLength", "minProperties")
 BOUNDS = ("exclusiveMaximum", "exclusiveMinimum", "maximum", "minimum", "multipleOf")
@@ -53,10 +60,21 @@ def schema_of(format: Any) -> str | None:
         shown = format if isinstance(format, str) else _text(format)
         raise BadRequest(f'invalid format: "{shown[:100]}"; expected "json" or a valid JSON Schema object')
     check_schema(format)
-    text = _text(as_any_of(format))
+    text = _text(as_any_of(_without_annotations(format)))
     if len(text.encode()) > MAX_SCHEMA_BYTES:
         raise _refusal("", f"is larger than {MAX_SCHEMA_BYTES >> 10} KiB")
     return text
+
+
+def _without_annotations(schema: dict[str, Any]) -> dict[str, Any]:
+    """`schema` without the keywords that ask for nothing."""
+    schema = copy.deepcopy(schema)
+    for _, node in _subschemas(schema):
+        if isinstance(node.get("format"), str) and node["format"] not in STANDARD_FORMATS:
+            del node["format"]
+        if node.get("uniqueItems") is False:
+            del node["uniqueItems"]
+    return schema
 
 
 def _text(value: Any) -> str:
@@ -123,7 +141,7 @@ def _children(path: str, node: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 def _check_node(path: str, node: dict[str, Any]) -> None:
     for keyword, value in node.items():
         place = f"{path}/{keyword}"
-        if keyword in REFUSED:
+        if keyword in REFUSED and not (keyword == "uniqueItems" and value is False):
             raise _refusal(place, "is not supported; leave it out")
         if keyword in COUNTS and not (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
             raise _refusal(place, "must be a whole number that is not negative")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
 from hearthd.errors import BadRequest
 from hearthd.prompt.conversation import Conversation, ToolCall, Turn
-from hearthd.prompt.gochat import GoTemplate, go_template
-from hearthd.prompt.gotags import thinking_tags, tool_tag
 from hearthd.prompt.speech import Speech, of_go, of_jinja
+
+if TYPE_CHECKING:
+    from hearthd.prompt.gochat import GoTemplate
 
 
 class Specials(msgspec.Struct, frozen=True):
@@ -39,7 +41,8 @@ class ChatTemplate(Protocol):
         """The prompt that asks for what stands between `prompt` and `suffix`. Raises as `render`."""
 
 
-class GoChat(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class GoChat:
     """A template in Go's language: a TEMPLATE of the model or of the request."""
 
     template: GoTemplate
@@ -87,6 +90,9 @@ class JinjaChat(msgspec.Struct, frozen=True):
 @functools.lru_cache(maxsize=8)
 def go_chat(text: str) -> ChatTemplate:
     """The template `text`. Raises TemplateError naming the line of what is wrong."""
+    from hearthd.prompt.gochat import go_template  # an idle daemon has no use for them
+    from hearthd.prompt.gotags import thinking_tags, tool_tag
+
     template = go_template(text)
     return GoChat(template, of_go(text, thinking_tags(template.parsed), tool_tag(template.parsed)))
 

@@ -28,9 +28,11 @@ def _of_go_template(text: str) -> list[str]:
     return found + (["thinking"] if thinking_tags(template) else [])
 
 
-def _of_jinja(template: str) -> list[str]:
-    found = ["tools"] if "tools" in template or "tool_call" in template else []
-    return found + (["thinking"] if "<think>" in template and "</think>" in template else [])
+def _of_jinja(text: str) -> list[str]:
+    from hearthd.prompt.speech import of_jinja
+
+    found = ["tools"] if "tools" in text or "tool_call" in text else []
+    return found + (["thinking"] if of_jinja(text).thinking else [])
 
 
 def parameter_size(num_parameters: int) -> str:

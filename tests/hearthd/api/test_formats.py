@@ -123,3 +123,12 @@ def nested(depth: int) -> dict[str, Any]:
 )
 def test_schema_that_would_cost_too_much_is_refused_naming_the_bound(schema: dict[str, Any], said: str) -> None:
     assert said in refusal(schema)
+
+
+def test_notes_for_people_are_no_part_of_what_is_enforced() -> None:
+    noted = {"type": "object", "properties": {"a": {"type": "string", "format": "password"}}}
+    assert schema_of(noted) == schema_of({"type": "object", "properties": {"a": {"type": "string"}}})
+    assert noted["properties"] == {"a": {"type": "string", "format": "password"}}
+    listed = {"type": "array", "items": {"type": "integer", "format": "int32"}, "uniqueItems": False}
+    assert schema_of(listed) == schema_of({"type": "array", "items": {"type": "integer"}})
+    assert schema_of({"type": "string", "format": "uuid"}) == '{"type":"string","format":"uuid"}'
