@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from hearthd.engine.ranking import Keys, Places, column_maxima, largest
+from hearthd.engine.ranking import Keys, Places, largest
 
 Ids = NDArray[np.integer[Any]]
 
@@ -51,12 +51,16 @@ def possible(logits: Keys) -> Candidates:
     return Candidates(ids, logits[ids])
 
 
-def best_possible(logits: Keys, k: int) -> Candidates:
-    """The `k` best tokens of the row `logits` (V,) that are not forbidden, ranked. Raises NonFiniteLogits."""
-    maxima = column_maxima(logits, k)
-    if not math.isfinite(maxima[-1]):
+def best_ids(logits: Keys, k: int) -> Places:
+    """(n,) the `k` best tokens of the row `logits` (V,) that are not forbidden, best first. Raises NonFiniteLogits."""
+    if not math.isfinite(logits[logits.argmax()]):
         raise NonFiniteLogits
-    ids = largest(logits, k, maxima)
+    return largest(logits, k)
+
+
+def best_possible(logits: Keys, k: int) -> Candidates:
+    """As `best_ids`, with their logits."""
+    ids = best_ids(logits, k)
     return Candidates(ids, logits[ids].astype(np.float64), True)
 
 

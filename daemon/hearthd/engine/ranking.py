@@ -18,7 +18,9 @@ FEW = 512  # keys that are sorted outright
 HEAD = 256  # keys that mostly hold the mass asked for, tried first
 NUM_BINS = 1024
 MAX_DEPTH = 40.0  # what lies deeper below the largest key shares the last bin
-MAX_ROWS = 128  # of the table whose column maxima bound the k-th largest key
+MIN_SAMPLE = 1024  # keys that tell where the k-th largest may lie
+MAX_STRIDE = 128  # a sample has one key of so many at least
+MIN_SHARE = 32  # times k: of fewer keys a sample tells nothing
 MIN_DEPTH = 1e-30  # keys nearer to each other have no bins of their own in float32
 
 
@@ -33,29 +35,9 @@ def ranked(keys: Keys) -> Places:
     return packed & 0xFFFF_FFFF
 
 
-def column_maxima(keys: Keys, k: int) -> Keys:
-    """The maxima of the columns of (n,) keys as a table, ascending; columns enough for a good bound of the k-th key.
-
-    The last one is the largest key, or NaN where there is one. They are the keys themselves where `k` is large.
-    """
-    num_rows = min(MAX_ROWS, len(keys) // (4 * k), math.isqrt(len(keys)))
-    if num_rows < 4:
-        return np.sort(keys)
-    width = len(keys) // num_rows
-    maxima: Keys = np.maximum.reduce(keys[: num_rows * width].reshape(num_rows, width))
-    rest = keys[num_rows * width :]
-    if len(rest):
-        np.maximum(maxima[: len(rest)], rest, out=maxima[: len(rest)])
-    maxima.sort()
-    return maxima
-
-
-def largest(keys: Keys, k: int, maxima: Keys | None = None) -> Places:
-    """The places of the `k` largest of (n,) keys, largest first; fewer where fewer are above -inf.
-
-    `maxima` are the column maxima where these are known already.
-    """
-    places = _at_least_kth(keys, k, column_maxima(keys, k) if maxima is None else maxima)
+def largest(keys: Keys, k: int) -> Places:
+    """The places of the `k` largest of (n,) keys, largest first; fewer where fewer are above -inf."""
+    places = _at_least_kth(keys, k)
     values = keys[places]
     if len(places) <= max(4 * k, FEW):
         return places[ranked(values)[:k]]
@@ -65,9 +47,25 @@ def largest(keys: Keys, k: int, maxima: Keys | None = None) -> Places:
     return np.concatenate((above[ranked(keys[above])], equal))
 
 
-def _at_least_kth(keys: Keys, k: int, maxima: Keys) -> Places:
-    """Places of a superset, mostly small, of the k largest keys: all not below the k-th largest column maximum."""
-    floor = maxima[len(maxima) - k] if k < len(maxima) else -np.inf
+def _at_least_kth(keys: Keys, k: int) -> Places:
+    """Places of a superset, mostly small, of the k largest keys that are above -inf."""
+    if k * MIN_SHARE < len(keys) and len(keys) >= 2 * MIN_SAMPLE:
+        places = _not_below(keys, _likely_floor(keys, k))
+        if len(places) >= k:
+            return places
+    return _not_below(keys, -np.inf)
+
+
+def _likely_floor(keys: Keys, k: int) -> float:
+    """A key that more than `k` keys most likely reach, and few times as many: told by a sample."""
+    stride = min(len(keys) // MIN_SAMPLE, MAX_STRIDE)
+    sample = keys[::stride].copy()
+    sample.sort()
+    expected = k / stride  # of the k largest, in the sample
+    return float(sample[-math.ceil(1 + expected + 4 * math.sqrt(expected))])
+
+
+def _not_below(keys: Keys, floor: float) -> Places:
     return (keys >= floor if floor > -np.inf else keys > -np.inf).nonzero()[0]
 
 

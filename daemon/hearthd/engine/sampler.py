@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-from hearthd.engine.candidates import Candidates, NonFiniteLogits, drawn
+from hearthd.engine import few
+from hearthd.engine.candidates import Candidates, NonFiniteLogits, best_ids, drawn
 from hearthd.engine.frames import SamplingParams
 from hearthd.engine.mirostat import Mirostat
 from hearthd.engine.recent import Recent
@@ -50,6 +51,7 @@ class Sampler:
         self._recent = Recent(last_n, prompt) if self._penalizes else Recent(0)
         self._spared = np.array([] if params.penalize_newline else list(newline_ids), np.int64)
         self._mirostat = Mirostat(params) if params.mirostat in (1, 2) else None
+        self._takes_few = few.takes(params)
         self._uniforms = uniforms(params.seed)
 
     def choose(self, logits: Floats, constrain: Callable[[Floats], Floats] | None = None) -> int:
@@ -65,6 +67,8 @@ class Sampler:
             token = best_token(logits)
         elif self._mirostat is not None:
             token = self._mirostatic(logits, self._mirostat)
+        elif self._takes_few:
+            token = self._of_few(logits)
         else:
             token = self._staged(logits)
         if self._penalizes:
@@ -76,6 +80,10 @@ class Sampler:
         if len(self._spared):
             row[self._spared] = logits[self._spared]
         return row
+
+    def _of_few(self, logits: Floats) -> int:
+        ids = best_ids(logits, self._params.top_k)
+        return int(ids[few.place(logits[ids].tolist(), self._params, self._uniforms)])
 
     def _staged(self, logits: Floats) -> int:
         candidates = top_k(logits, self._params.top_k)
