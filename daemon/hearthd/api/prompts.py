@@ -11,7 +11,7 @@ from hearthd.prompt.conversation import Conversation, Turn
 from hearthd.prompt.images import marked
 from hearthd.prompt.render import ChatTemplate, Specials, go_chat, jinja_chat
 from hearthd.prompt.truncate import fit
-from hearthd.registry.families import FAMILIES
+from hearthd.registry.families import is_family_template
 from hearthd.scheduler.runner import Runner
 from hearthd.store.store import ModelStore
 from hearthd.threads import in_thread
@@ -32,12 +32,7 @@ def template_of(services: Services, opened: Opened, override: str = "") -> ChatT
         return go_chat(override)
     text = opened.contents.template
     own = _of_checkpoint(services.store, opened.contents.model_digest)
-    return go_chat(text or PLAIN_TEMPLATE) if own is None or (text and text not in _made_by_create()) else own
-
-
-@functools.cache
-def _made_by_create() -> frozenset[str]:
-    return frozenset(family.template for family in FAMILIES)
+    return go_chat(text or PLAIN_TEMPLATE) if own is None or (text and not is_family_template(text)) else own
 
 
 @functools.lru_cache(maxsize=8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hearthd.registry.families import is_family_template
 from hearthd.store.variant import SourceInfo
 
 
@@ -10,7 +11,8 @@ def capabilities(source: SourceInfo, template: str = "") -> tuple[str, ...]:
     architecture, facts = source.architecture, source.metadata
     found = ["embedding" if f"{architecture}.pooling_type" in facts else "completion"]
     found += [kind for kind in ("vision", "audio") if f"{architecture}.{kind}.block_count" in facts]
-    found += _of_go_template(template) if template else _of_jinja(source.chat_template or "")
+    if not is_family_template(template):  # these are for plain chat
+        found += _of_go_template(template) if template else _of_jinja(source.chat_template or "")
     return tuple(found)
 
 

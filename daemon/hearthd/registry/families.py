@@ -5,6 +5,7 @@ The marks are facts of the formats, as their authors publish them in model cards
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import msgspec
@@ -220,3 +221,13 @@ FAMILIES = (
         stop=("<start_system>", "<end_message>", "<start_user>", "<start_assistant>"),
     ),
 )
+
+
+@functools.cache
+def _templates() -> frozenset[str]:
+    return frozenset(family.template for family in FAMILIES)
+
+
+def is_family_template(text: str) -> bool:
+    """Whether `text` is what create writes for a chat format that it recognised."""
+    return text in _templates()
