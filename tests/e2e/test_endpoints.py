@@ -499,10 +499,13 @@ def test_template_that_create_made_stands_back_for_the_checkpoints_own(daemon: D
     assert any("autodetected template chatml" in line["status"] for line in made)
     assert "TEMPLATE" in daemon.post("/api/show", model="kind").json()["modelfile"]
     text = rendered(daemon, "/api/chat", model="kind", messages=USER)
+    daemon.delete("kind")
     assert text.startswith("<|im_start|>system\nAct kindly<|im_end|>\n<|im_start|>user\n")
 
 
 def test_template_of_a_modelfile_goes_before_the_checkpoints_own(daemon: Daemon) -> None:
     made = daemon.post("/api/create", model="own", stream=False, template="<{{ .Prompt }}>", **{"from": "tiny"})
     assert made.json() == {"status": "success"}
-    assert rendered(daemon, "/api/chat", model="own", messages=[{"role": "user", "content": "hi"}]) == "<hi>"
+    text = rendered(daemon, "/api/chat", model="own", messages=[{"role": "user", "content": "hi"}])
+    daemon.delete("own")
+    assert text == "<hi>"
