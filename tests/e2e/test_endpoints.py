@@ -509,3 +509,11 @@ def test_template_of_a_modelfile_goes_before_the_checkpoints_own(daemon: Daemon)
     text = rendered(daemon, "/api/chat", model="own", messages=[{"role": "user", "content": "hi"}])
     daemon.delete("own")
     assert text == "<hi>"
+
+
+def test_model_that_names_a_renderer_is_prompted_by_the_checkpoints_own_template(daemon: Daemon) -> None:
+    fields = {"template": "{{ .Prompt }}", "renderer": "qwen3-coder", "from": "tiny"}
+    assert daemon.post("/api/create", model="drawn", stream=False, **fields).json() == {"status": "success"}
+    text = rendered(daemon, "/api/chat", model="drawn", messages=[{"role": "user", "content": "hi"}])
+    daemon.delete("drawn")
+    assert text == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"

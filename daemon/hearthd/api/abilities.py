@@ -19,7 +19,7 @@ def abilities(store: ModelStore, model: StoredModel, source: SourceInfo | None =
 
     A model that was not converted yet is known by its config alone, unless `source` is given.
     """
-    told = _told(store, model) or (capabilities(source, store.contents(model).template) if source else ())
+    told = _told(store, model) or (capabilities(source, own_template(store, model)) if source else ())
     found = {*told, *model.config.capabilities} or {"completion"}
     return tuple(name for name in SERVED if name in found)
 
@@ -37,4 +37,9 @@ def _told(store: ModelStore, model: StoredModel) -> frozenset[str]:
 
 def _read(store: ModelStore, model: StoredModel, digest: str) -> frozenset[str]:
     source = store.source_info(digest)
-    return frozenset(capabilities(source, store.contents(model).template)) if source else frozenset()
+    return frozenset(capabilities(source, own_template(store, model))) if source else frozenset()
+
+
+def own_template(store: ModelStore, model: StoredModel) -> str:
+    """The model's TEMPLATE; "" where it has none, or names a renderer in its place, so that the checkpoint's counts."""
+    return "" if model.config.renderer else store.contents(model).template

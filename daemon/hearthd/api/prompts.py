@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 
+from hearthd.api.abilities import own_template
 from hearthd.api.opening import Opened
 from hearthd.api.services import Services
 from hearthd.prompt.conversation import Conversation, Turn
@@ -30,7 +31,7 @@ def template_of(services: Services, opened: Opened, override: str = "") -> ChatT
     """
     if override:
         return go_chat(override)
-    text = opened.contents.template
+    text = own_template(services.store, opened.model)
     own = _of_checkpoint(services.store, opened.contents.model_digest)
     return go_chat(text or PLAIN_TEMPLATE) if own is None or (text and not is_family_template(text)) else own
 
