@@ -517,3 +517,23 @@ def test_model_that_names_a_renderer_is_prompted_by_the_checkpoints_own_template
     text = rendered(daemon, "/api/chat", model="drawn", messages=[{"role": "user", "content": "hi"}])
     daemon.delete("drawn")
     assert text == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_tools_reach_the_checkpoints_own_template(daemon: Daemon, tmp_path: Path) -> None:
+    jinja = (
+        "{% if tools %}<tools>{% for tool in tools %}{{ tool | tojson }}{% endfor %}</tools>{% endif %}"
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% for call in m.tool_calls or [] %}<tool_call>"
+        "{{ call.function.name }} {{ call.function.arguments | tojson }}</tool_call>{% endfor %}{% endfor %}"
+        "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}"
+    )
+    daemon.create("handy", write_tiny_gguf(tmp_path / "handy.gguf", extra={"tokenizer.chat_template": jinja}))
+    assert daemon.post("/api/show", model="handy").json()["capabilities"] == ["completion", "tools", "thinking"]
+    call = {"function": {"name": "f", "arguments": {"a": "b"}}}
+    messages = [*USER, {"role": "assistant", "content": "", "tool_calls": [call]}, {"role": "tool", "content": "c"}]
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}]
+    text = rendered(daemon, "/api/chat", model="handy", messages=messages, tools=tools, think=False)
+    daemon.delete("handy")
+    assert text == (
+        '<tools>{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}'
+        '</tools><user>hello<assistant><tool_call>f {"a": "b"}</tool_call><tool>c<think></think>'
+    )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from hearthd.errors import BadRequest
-from hearthd.prompt.conversation import Conversation, ToolCall, Turn
+from hearthd.prompt.conversation import Conversation, Tool, ToolCall, Turn
 from hearthd.prompt.speech import Speech, of_go, of_jinja
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class JinjaChat(msgspec.Struct, frozen=True):
         text = jinja.render(
             self.text,
             messages=[_variables(turn) for turn in (turns[:-1] if is_open else turns)],
-            tools=[msgspec.to_builtins(tool) for tool in conversation.tools] or None,
+            tools=[_described(tool) for tool in conversation.tools] or None,
             documents=None,
             add_generation_prompt=True,
             bos_token=self.specials.bos,
@@ -115,6 +115,15 @@ def _variables(turn: Turn) -> dict[str, Any]:
     if turn.tool_call_id:
         message["tool_call_id"] = turn.tool_call_id
     return message
+
+
+def _described(tool: Tool) -> dict[str, Any]:
+    """A tool as published templates know it: they walk its parameters without asking whether it has any."""
+    described: dict[str, Any] = {"type": "function"} | msgspec.to_builtins(tool)
+    function = described.setdefault("function", {})
+    function["parameters"] = {"type": "object"} | function.get("parameters", {})
+    function["parameters"].setdefault("properties", {})
+    return described
 
 
 def _call(call: ToolCall) -> dict[str, Any]:

@@ -52,7 +52,8 @@ def test_tools_and_calls_are_given_as_published_templates_want_them() -> None:
         "{{ messages[1].name }} {{ messages[1].tool_call_id }} {{ messages[1].content }}"
     )
     assert render(turns, template, tools=(tool,)) == (
-        'weather [{"type": "function", "function": {"name": "weather", "description": "d"}}]'
+        'weather [{"type": "function", "function": {"name": "weather", "description": "d", '
+        '"parameters": {"type": "object", "properties": {}}}}]'
         "|Oslo call_1|weather call_1 3"
     )
 
