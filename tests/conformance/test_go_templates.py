@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,11 @@ from hearthd.prompt.gotemplate.errors import TemplateError
 ROOT = Path(os.environ.get("HEARTH_CONFORMANCE", Path(__file__).parents[3] / "shared" / "conformance"))
 
 pytestmark = pytest.mark.skipif(not ROOT.exists(), reason=f"no conformance data at {ROOT}; set HEARTH_CONFORMANCE")
+
+
+# the records disagree: for one and the same template an older version wrote JSON (tools_templates), the newest writes
+# Go's form of a struct (oracle). Prompts are made the older way; the newer one is reproduced when it is asked for.
+SHOWS_A_FUNCTION = re.compile(r"{{-? ?\.Function(\.Parameters)? ?-?}}")
 
 
 def read(name: str) -> Any:
@@ -76,7 +82,7 @@ def test_render_is_the_recorded_one(case: dict[str, Any]) -> None:
             go_template(text).render(given(case))
         assert str(caught.value) == wrong
         return
-    template = go_template(text)
+    template = GoTemplate(text, bare_functions=bool(SHOWS_A_FUNCTION.search(text)))
     if case.get("prompt") and case.get("suffix"):
         assert template.render_insert(case["prompt"], case["suffix"], given(case)) == case["out"]
     else:
@@ -131,9 +137,7 @@ def test_suffix_asks_for_what_is_between() -> None:
 @pytest.mark.parametrize("name", [path.stem for path in sorted((ROOT / "tools_templates").glob("*.out"))])
 def test_tools_are_written_as_recorded(name: str) -> None:
     folder = ROOT / "tools_templates"
-    # these are of a version in which a tool's function printed as JSON; it prints as a struct in the other records
-    text = (folder / f"{name}.gotmpl").read_text().replace("{{ .Function }}", "{{ json .Function }}")
-    template = GoTemplate(text)
+    template = go_template((folder / f"{name}.gotmpl").read_text())
     given = conversation(read("tools_templates/messages.json"), read("tools_templates/tools.json"))
     assert template.render(given) == (folder / f"{name}.out").read_text()
 

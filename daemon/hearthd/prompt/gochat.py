@@ -30,11 +30,12 @@ def go_template(text: str) -> GoTemplate:
 class GoTemplate:
     """A parsed template and the way in which it wants its conversation."""
 
-    def __init__(self, text: str) -> None:
-        """TemplateError where `text` is no template."""
+    def __init__(self, text: str, *, bare_functions: bool = False) -> None:
+        """TemplateError where `text` is no template. `bare_functions`: as in `chat.tools`."""
         self.parsed = parse(text)
         self._whole: Template = self.parsed.with_response()
         self._cut: Template | None = None
+        self._bare_functions = bare_functions
 
     @property
     def identifiers(self) -> frozenset[str]:
@@ -63,7 +64,7 @@ class GoTemplate:
         names = {
             "System": system_of(conversation.turns),
             "Messages": chat.messages(turns),
-            "Tools": chat.tools(conversation.tools),
+            "Tools": chat.tools(conversation.tools, bare=self._bare_functions),
             "Response": "",
             **_thinking(conversation),
         }

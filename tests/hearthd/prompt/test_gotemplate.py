@@ -60,7 +60,14 @@ def test_functions_give_what_go_gives(text: str, want: str) -> None:
 
 @pytest.mark.parametrize(("text", "want"), DATA["shown"])
 def test_values_are_shown_as_go_shows_them(text: str, want: str) -> None:
-    assert render(text) == want
+    assert GoTemplate(text + NAMES_MESSAGES, bare_functions=True).render(CHAT) == want
+
+
+@pytest.mark.parametrize("name", [".Function", ".Function.Parameters"])
+def test_function_of_a_tool_is_shown_as_json(name: str) -> None:
+    shown = render("{{ range .Tools }}{{ %s }}{{ end }}" % name)  # noqa: UP031
+    assert shown == render("{{ range .Tools }}{{ json %s }}{{ end }}" % name)  # noqa: UP031
+    assert shown.startswith("{")
 
 
 @pytest.mark.parametrize(("text", "want"), DATA["formatted"])

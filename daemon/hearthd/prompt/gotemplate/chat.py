@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+import msgspec
+
 from hearthd.prompt.conversation import Tool, ToolCall, ToolFunction, ToolParameters, ToolProperty, Turn
 from hearthd.prompt.gotemplate.budget import Run
 from hearthd.prompt.gotemplate.printing import show
@@ -28,6 +30,7 @@ _TOOL = Type(
 )
 _FUNCTION = Type(
     name="template.templateToolFunction",
+    is_json=True,
     json_names={
         "Name": ("name", False),
         "Description": ("description", False),
@@ -36,6 +39,7 @@ _FUNCTION = Type(
 )
 _PARAMETERS = Type(
     name="template.templateToolFunctionParameters",
+    is_json=True,
     json_names={
         "Type": ("type", False),
         "Defs": ("$defs", True),
@@ -44,6 +48,9 @@ _PARAMETERS = Type(
         "Properties": ("properties", False),
     },
 )
+# the newest Ollama shows these as Go shows a struct, which no model was trained on; older ones showed JSON
+_BARE_FUNCTION = msgspec.structs.replace(_FUNCTION, is_json=False)
+_BARE_PARAMETERS = msgspec.structs.replace(_PARAMETERS, is_json=False)
 _PROPERTIES = Type(name="template.templateProperties", is_json=True, element=PROPERTY, methods=_SHOWN)
 _INNER_PROPERTIES = Type(name="api.ToolPropertiesMap", is_pointer=True, is_json=True, element=PROPERTY)
 _PROPERTY = Type(
@@ -71,9 +78,9 @@ def messages(turns: Iterable[Turn]) -> List:
     return _list([_message(turn) for turn in turns], _MESSAGES)
 
 
-def tools(given: Sequence[Tool]) -> List:
-    """.Tools"""
-    return _list([_tool(tool) for tool in given], _TOOLS)
+def tools(given: Sequence[Tool], *, bare: bool = False) -> List:
+    """.Tools; where `bare`, a function and its parameters show as Go shows structs, otherwise as JSON."""
+    return _list([_tool(tool, bare) for tool in given], _TOOLS)
 
 
 def root(entries: dict[str, Value]) -> Map:
@@ -106,25 +113,26 @@ def _call(call: ToolCall) -> Record:
     return Record(_CALL, {"ID": call.id, "Function": function})
 
 
-def _tool(tool: Tool) -> Record:
-    return Record(_TOOL, {"Type": tool.type, "Items": of_json(tool.items), "Function": _function(tool.function)})
+def _tool(tool: Tool, bare: bool) -> Record:
+    function = _function(tool.function, bare)
+    return Record(_TOOL, {"Type": tool.type, "Items": of_json(tool.items), "Function": function})
 
 
-def _function(function: ToolFunction) -> Record:
+def _function(function: ToolFunction, bare: bool) -> Record:
     return Record(
-        _FUNCTION,
+        _BARE_FUNCTION if bare else _FUNCTION,
         {
             "Name": function.name,
             "Description": function.description,
-            "Parameters": _parameters(function.parameters),
+            "Parameters": _parameters(function.parameters, bare),
         },
     )
 
 
-def _parameters(parameters: ToolParameters) -> Record:
+def _parameters(parameters: ToolParameters, bare: bool) -> Record:
     properties = parameters.properties
     return Record(
-        _PARAMETERS,
+        _BARE_PARAMETERS if bare else _PARAMETERS,
         {
             "Type": parameters.type,
             "Defs": of_json(parameters.defs),
