@@ -55,4 +55,4 @@ bench-shift:
 	$(BIN)/python -m bench.shift
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -156,3 +156,36 @@ def test_failures_carry_the_servers_sentence(client: Node, registry: DockerRegis
     assert client.error("delete", model="absent") == {"error": "model 'absent' not found", "status": 404}
     assert client.error("copy", source="absent", destination="x")["status"] == 404
     assert client.error("pull", model="../etc/passwd")["status"] == 400
+
+
+def test_answers_keep_the_form_that_is_asked_for(client: Node) -> None:
+    form: dict[str, Any] = {"type": "object", "properties": {"legs": {"enum": [2, 4, 6]}}, "required": ["legs"]}
+    form["additionalProperties"] = False
+    messages = [{"role": "user", "content": "How many legs has a cat?"}]
+    whole = client.answer("chat", model="tiny", messages=messages, format=form)
+    parts = client.parts("chat", model="tiny", messages=messages, format=form)
+    for text in (whole["message"]["content"], "".join(part["message"]["content"] for part in parts)):
+        assert json.loads(text)["legs"] in (2, 4, 6)
+    refused = client.error("chat", model="tiny", messages=messages, format={"type": "thing"})
+    assert refused["status"] == 400
+    assert "thing" in refused["error"]
+
+
+def test_calls_of_tools_are_objects(client: Node) -> None:
+    client.answer(
+        "create", model="caller", **{"from": "tiny", "template": "{{ .Tools }}{{ range .Messages }}{{ end }}"}
+    )
+    arguments: dict[str, Any] = {"type": "object", "properties": {"city": {"const": "Oslo"}}, "required": ["city"]}
+    tools = [{"type": "function", "function": {"name": "weather", "parameters": arguments}}]
+    form: dict[str, Any] = {"type": "object", "properties": {"name": {"const": "weather"}, "arguments": arguments}}
+    form |= {"required": ["name", "arguments"], "additionalProperties": False}
+    arguments["additionalProperties"] = False
+    messages = [{"role": "user", "content": "Weather?"}]
+    *_, call, last = client.parts("chat", model="caller", messages=messages, tools=tools, format=form)
+    assert call["message"]["tool_calls"][0]["function"] == {
+        "index": 0,
+        "name": "weather",
+        "arguments": {"city": "Oslo"},
+    }
+    assert (last["done"], last["message"]["content"]) == (True, "")
+    client.answer("delete", model="caller")

@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     import llguidance
 
 # Between the tokens of JSON a blank, or a line's end and its indentation, once: what models write by themselves, and
-# no room for a model that would go on with blanks for ever.
-WHITESPACE = r"\x20|\n[\x20\t]{0,32}"
+# no room for a model that would go on with blanks for ever, or until the guard against repetition ends the answer.
+WHITESPACE = r"\x20|\n[\x20\t]{0,24}"
 JSON_OPTIONS = {
     "whitespace_pattern": WHITESPACE,
     "item_separator": ",",

@@ -91,7 +91,7 @@ def test_what_is_not_json_is_stopped_where_it_fails(writer: Writer, text: str, w
     [
         ('{"a":  1', '{"a": '),
         ("{\n\n", "{\n"),
-        ("{" + "\n" + " " * 40, "{" + "\n" + " " * 32),
+        ("{" + "\n" + " " * 40, "{" + "\n" + " " * 24),
         ("{\n\t\t", "{\n\t\t"),
     ],
 )
