@@ -103,9 +103,6 @@ OPTIONS: dict[str, Kind] = {
     "stop": Kind.STRINGS,
 }
 
-# another value of one of these needs another load
-LOAD_TIME = ("num_ctx", "num_batch", "num_gpu", "num_thread", "use_mmap", "use_mlock", "vocab_only")
-
 Value = int | float | bool | tuple[str, ...]
 
 
@@ -154,11 +151,6 @@ def merge(*layers: Mapping[str, Any] | None, defaults: Options | None = None) ->
             elif value is not None:
                 values[name] = check_option(name, value)
     return msgspec.structs.replace(defaults or Options(), **values)
-
-
-def load_time(options: Options) -> tuple[Any, ...]:
-    """What two requests must have in common to be served by the same load."""
-    return tuple(getattr(options, name) for name in LOAD_TIME)
 
 
 def _strings(name: str, value: object) -> tuple[str, ...]:

@@ -165,9 +165,6 @@ def test_streamed_thoughts_precede_the_streamed_answer(daemon: Daemon) -> None:
 
 
 def test_generate_thinks_too(daemon: Daemon) -> None:
-    prompt = "".join(f"{m['content']} {m.get('thinking', '')}\n" for m in sums())
-    answer = daemon.post("/api/generate", model="able", prompt=prompt, stream=False, options=GREEDY, think=True).json()
-    assert isinstance(answer["response"], str)
     answer = daemon.post(
         "/api/generate", model="able", prompt="x", think=True, stream=False, options=GREEDY,
         template="{{ range .Messages }}<think>{{ .Thinking }}</think>{{ end }}<think>",

@@ -7,13 +7,10 @@ import pytest
 
 from hearthd.errors import BadRequest
 from hearthd.options import (
-    LOAD_TIME,
     OPTIONS,
-    Kind,
     OptionError,
     Options,
     check_option,
-    load_time,
     merge,
     parse_parameter,
 )
@@ -21,7 +18,6 @@ from hearthd.options import (
 
 def test_every_option_has_one_field_and_one_type() -> None:
     assert set(OPTIONS) == {field.name for field in msgspec.structs.fields(Options)}
-    assert set(LOAD_TIME) < set(OPTIONS)
 
 
 def test_defaults_are_valid_values_of_their_options() -> None:
@@ -81,13 +77,6 @@ def test_request_wins_over_model_and_null_over_nothing() -> None:
 def test_unknown_options_are_ignored_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     assert merge({"num_gqa": 8}) == Options()
     assert "num_gqa" in caplog.text
-
-
-def test_only_load_time_options_ask_for_another_load() -> None:
-    assert load_time(merge({"temperature": 0.0, "seed": 1})) == load_time(Options())
-    for name in LOAD_TIME:
-        value = True if OPTIONS[name] is Kind.BOOLEAN else 1
-        assert load_time(merge({name: value})) != load_time(Options()), name
 
 
 def test_options_that_nobody_set_leave_what_is_loaded() -> None:

@@ -60,15 +60,7 @@ def keep_alive_ns(value: Any) -> int | None:
 
 def load_options(options: Options) -> LoadOptions:
     """Those options that the runner is started with."""
-    return LoadOptions(
-        num_ctx=options.num_ctx,
-        num_batch=options.num_batch,
-        num_thread=options.num_thread,
-        num_gpu=options.num_gpu,
-        use_mmap=options.use_mmap,
-        use_mlock=options.use_mlock,
-        vocab_only=options.vocab_only,
-    )
+    return LoadOptions(**{name: getattr(options, name) for name in LoadOptions.__struct_fields__})
 
 
 def generate_frame(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 
 from hearthd.api.abilities import own_template
 from hearthd.api.opening import Opened
@@ -50,7 +51,13 @@ async def rendered(template: ChatTemplate, conversation: Conversation) -> str:
     turns = conversation.turns
     if len(turns) < _LONG_TURNS and sum(len(turn.content) for turn in turns) < _LONG_CHARS:
         return _render(template, conversation)
-    return await in_thread(lambda: _render(template, conversation))
+    return await in_thread(lambda: _render(template, conversation), _threads())
+
+
+@functools.cache
+def _threads() -> Executor:
+    """One of its own: those for files may be busy with gigabytes."""
+    return ThreadPoolExecutor(1, "prompts")
 
 
 def _render(template: ChatTemplate, conversation: Conversation) -> str:

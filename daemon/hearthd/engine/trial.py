@@ -56,7 +56,7 @@ def _is_plain(schema: str) -> bool:
 @lru_cache(maxsize=8)
 def _complaint(schema: str) -> str:
     """What a trial says against `schema`; "" where nothing."""
-    command = [sys.executable, "-m", "hearthd.engine.trial"]
+    command = [sys.executable, "-P", "-m", "hearthd.engine.trial"]
     text, pipe, nowhere = schema.encode(), subprocess.PIPE, subprocess.DEVNULL
     try:
         done = subprocess.run(command, input=text, stdout=pipe, stderr=nowhere, timeout=WAIT_S, check=False)

@@ -14,6 +14,7 @@ from hearthd.engine.frames import Done, Failed, Frame, Generate, Grammar, Logpro
 from hearthd.engine.sampler import Floats
 from hearthd.engine.tokens import Tokenizer
 from hearthd.store.variant import VariantInfo
+from tests.variant_info import variant_info
 
 GREEDY = SamplingParams(temperature=0.0)
 DRAWN = SamplingParams(top_k=1)  # the best token too, but of a request that asks for no reproducible answer
@@ -68,23 +69,7 @@ class Echo:
 
 
 def info(**fields: Any) -> VariantInfo:
-    return VariantInfo(
-        name="cpu-int4",
-        exporter="0",
-        source="sha256:" + "0" * 64,
-        architecture="llama",
-        files={},
-        holders={},
-        context_length=64,
-        vocab_size=NUM_BYTES + 1,
-        hidden_size=8,
-        num_layers=1,
-        num_heads=1,
-        num_kv_heads=1,
-        head_dim=8,
-        rope_inv_freq=[],
-        **{"eos_ids": [END], **fields},
-    )
+    return variant_info(**{"vocab_size": NUM_BYTES + 1, "eos_ids": [END]} | fields)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer as TokenizerFile
 
 from hearthd.engine.tokens import Detokenizer, Tokenizer, UnknownToken
 from hearthd.store.variant import VariantInfo
+from tests.variant_info import variant_info
 
 TEXTS = [
     "hello world",
@@ -24,23 +25,7 @@ TEXTS = [
 
 
 def info(**fields: Any) -> VariantInfo:
-    return VariantInfo(
-        name="cpu-int4",
-        exporter="0",
-        source="sha256:" + "0" * 64,
-        architecture="llama",
-        files={},
-        holders={},
-        context_length=64,
-        vocab_size=300,
-        hidden_size=8,
-        num_layers=1,
-        num_heads=1,
-        num_kv_heads=1,
-        head_dim=8,
-        rope_inv_freq=[],
-        **fields,
-    )
+    return variant_info(**fields)
 
 
 def byte_level(path: Path) -> Path:

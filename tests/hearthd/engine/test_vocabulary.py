@@ -15,6 +15,7 @@ from hearthd.engine.grammar import Grammars
 from hearthd.engine.tokens import Tokenizer
 from hearthd.engine.vocabulary import Vocabulary
 from hearthd.store.variant import VariantInfo
+from tests.variant_info import variant_info
 
 BLANK = "\u2581"
 LETTERS = [BLANK, *'{}":,nameg1', "na", "me", "name", BLANK + "name", BLANK + '"', '":', BLANK + BLANK]
@@ -24,23 +25,7 @@ MERGES = [("n", "a"), ("m", "e"), ("na", "me"), (BLANK, "name"), (BLANK, '"'), (
 
 
 def info(*eos_ids: int) -> VariantInfo:
-    return VariantInfo(
-        name="cpu-int4",
-        exporter="0",
-        source="sha256:" + "0" * 64,
-        architecture="llama",
-        files={},
-        holders={},
-        context_length=64,
-        vocab_size=300,
-        hidden_size=8,
-        num_layers=1,
-        num_heads=1,
-        num_kv_heads=1,
-        head_dim=8,
-        rope_inv_freq=[],
-        eos_ids=list(eos_ids),
-    )
+    return variant_info(eos_ids=list(eos_ids))
 
 
 @pytest.fixture

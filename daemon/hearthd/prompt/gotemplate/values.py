@@ -41,7 +41,6 @@ class Type(msgspec.Struct, frozen=True, kw_only=True):
 LIST = Type(name="[]interface {}")
 MAP = Type(name="map[string]interface {}")
 STRINGS = Type(name="[]string", element="string")
-BYTES = Type(name="[]uint8", element="uint8")
 IMAGE = Type(name="api.ImageData", element="uint8")
 
 

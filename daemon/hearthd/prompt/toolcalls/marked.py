@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from typing import ClassVar
 
@@ -20,7 +21,7 @@ MAX_BLANKS = 256  # held back behind a call
 compiled = functools.cache(Marks)
 
 
-class MarkedParser:
+class MarkedParser(ABC):
     """Releases text up to a mark, and lets `read` have what follows it.
 
     A reading that fails gives its text back, and the search goes on behind the mark. Blanks between
@@ -43,9 +44,9 @@ class MarkedParser:
         self._is_start = bool(self.starts)
         self._is_after_call = False
 
+    @abstractmethod
     def read(self, cursor: Cursor, mark: str) -> Reading:
         """Reads the calls behind `mark`, where the cursor stands. Raises NotACall at what is none."""
-        raise NotImplementedError
 
     def feed(self, text: str) -> tuple[str, list[ToolCall]]:
         if self._is_idle() and not self._marks.may_begin_in(text):
