@@ -6,6 +6,8 @@ import functools
 from collections.abc import Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 
+import msgspec
+
 from hearthd.api.abilities import own_template
 from hearthd.api.opening import Opened
 from hearthd.api.services import Services
@@ -65,18 +67,19 @@ def _render(template: ChatTemplate, conversation: Conversation) -> str:
 
 
 def _with(conversation: Conversation, turns: Sequence[Turn]) -> Conversation:
-    return Conversation(
-        turns=tuple(turns), tools=conversation.tools, think=conversation.think, think_level=conversation.think_level
-    )
+    return msgspec.structs.replace(conversation, turns=tuple(turns))
 
 
 async def fitted(template: ChatTemplate, conversation: Conversation, runner: Runner) -> str:
     """The prompt of as much of the conversation as the context window holds. Raises as `ChatTemplate.render`."""
     num_ctx = runner.loaded.num_ctx
+    length, text = -1, ""  # of the selection counted last, which mostly is the one that is taken
 
     async def count(kept: Sequence[Turn]) -> int:
-        text = await rendered(template, _with(conversation, kept))
+        nonlocal length, text
+        length, text = len(kept), await rendered(template, _with(conversation, kept))
         most = len(text.encode()) + _SPARE_TOKENS
         return most if most <= num_ctx else len(await runner.tokenize(text))
 
-    return await rendered(template, _with(conversation, await fit(conversation.turns, count, num_ctx)))
+    kept = await fit(conversation.turns, count, num_ctx)
+    return text if len(kept) == length else await rendered(template, _with(conversation, kept))
