@@ -57,8 +57,6 @@ async def serve(config: Config, *, with_starter: bool) -> None:
     """Listen, serve, drain, stop. HearthError where it cannot begin."""
     for warning in config.warnings:
         logger.warning("%s", warning)
-    if config.num_parallel > 1:
-        logger.warning("HEARTH_NUM_PARALLEL: this version serves one request of a model at a time; others wait")
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(NUM_THREADS))
     with listen(config.host.name, config.host.port) as socket:
         store = open_store(config.models, config.cache)
@@ -94,6 +92,10 @@ def _scheduler(config: Config, store: ModelStore) -> Scheduler:
         keep_alive_ns=config.keep_alive_ns,
         num_ctx=config.context_length,
         num_threads=config.num_threads,
+        num_parallel=config.num_parallel,
+        kv_type=config.kv_cache_type,
+        prefix_dir=str(store.prefix_dir) if config.prefix_cache_bytes else "",
+        prefix_bytes=config.prefix_cache_bytes,
         max_queue=config.max_queue,
         max_loaded=config.max_loaded_models,
     )

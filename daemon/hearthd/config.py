@@ -23,6 +23,7 @@ from hearthd.values import (
     DIRECTORY,
     FILE,
     KEEP_ALIVE,
+    KV_TYPE,
     LOG_LEVEL,
     ORIGINS,
     TIMEOUT,
@@ -52,6 +53,10 @@ class Config:
     drain_timeout_ns: int
     origins: tuple[str, ...]
     num_threads: int
+    kv_cache_type: str  # "": as the variant says
+    memory_bytes: int  # 0: as much as is available
+    prefix_cache_bytes: int  # on disk, of all models; 0: none
+    hang_timeout_ns: int
     max_body_bytes: int
     noprune: bool
     log_level: int
@@ -145,10 +150,10 @@ SETTINGS = (
     Setting(
         "num_parallel",
         ("HEARTH_NUM_PARALLEL", "OLLAMA_NUM_PARALLEL"),
-        count("requests", zero=1),
+        count("requests", zero=1, most=64),
         1,
         "1",
-        "requests that one model serves at a time",
+        "requests that one model serves at a time; others wait",
     ),
     Setting(
         "max_loaded_models",
@@ -197,6 +202,38 @@ SETTINGS = (
         0,
         "0",
         "threads of a runner where the request does not say; 0: one a core",
+    ),
+    Setting(
+        "kv_cache_type",
+        ("HEARTH_KV_CACHE_TYPE", "OLLAMA_KV_CACHE_TYPE"),
+        KV_TYPE,
+        "",
+        "f32",
+        "how keys and values are held: f32 (f16 means the same), or q8_0 for a quarter of the memory",
+    ),
+    Setting(
+        "memory_bytes",
+        ("HEARTH_MEMORY",),
+        size("bytes"),
+        0,
+        "0",
+        "memory that models may take together, such as 1500MiB; 0: what the system or its cgroup has available",
+    ),
+    Setting(
+        "prefix_cache_bytes",
+        ("HEARTH_PREFIX_CACHE",),
+        size("bytes"),
+        0,
+        "0",
+        "disk for evaluated prompts that survive an unload, such as 1GiB; 0: none",
+    ),
+    Setting(
+        "hang_timeout_ns",
+        ("HEARTH_HANG_TIMEOUT",),
+        TIMEOUT,
+        MINUTE_NS,
+        "1m",
+        "a runner that does not answer for so long is ended; 0 or negative: never",
     ),
     Setting(
         "max_body_bytes",
@@ -281,14 +318,12 @@ SETTINGS = (
 )
 
 _ON_CPU = "this version runs models on the CPU"
-_CACHE = "keys and values are float32 in this version"
 _REMOTE = "models never run elsewhere"
 _NO_RUNNERS = "there are no runners to unpack"
 
 # variables of other servers that mean nothing here, and why
 IGNORED = {
     "OLLAMA_FLASH_ATTENTION": "attention is always computed piecewise",
-    "OLLAMA_KV_CACHE_TYPE": _CACHE,
     "OLLAMA_GPU_OVERHEAD": _ON_CPU,
     "OLLAMA_SCHED_SPREAD": _ON_CPU,
     "OLLAMA_IGPU_ENABLE": _ON_CPU,

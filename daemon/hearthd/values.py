@@ -120,6 +120,19 @@ def _whole(text: str, reason: str) -> int:
     return int(text)
 
 
+KV_TYPES = {"f32": "", "f16": "", "bf16": "", "q8_0": "q8_0", "q4_0": "q8_0"}
+
+
+def parse_kv_type(text: str) -> str:
+    """ "" for the float type of the variant, or "q8_0". Raises Unreadable."""
+    held = KV_TYPES.get(text.lower())
+    if held is None:
+        raise Unreadable("no such type")
+    return held
+
+
+KV_TYPE = Kind("type", parse_kv_type, "f32, f16 (held as f32), q8_0 or q4_0 (held as q8_0)", lambda held: held or "f32")
+
 LEVELS = {
     "trace": TRACE,
     "debug": logging.DEBUG,

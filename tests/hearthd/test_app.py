@@ -58,8 +58,8 @@ def test_a_value_that_cannot_be_read_stops_the_start_before_anything_is_made(tmp
 
 
 def test_a_setting_without_effect_in_this_version_is_warned_of(tmp_path: Path) -> None:
-    with running(tmp_path, OLLAMA_NUM_PARALLEL="4") as daemon:
-        assert "one request of a model at a time" in daemon.log
+    with running(tmp_path, OLLAMA_FLASH_ATTENTION="1") as daemon:
+        assert "set, but without effect here: OLLAMA_FLASH_ATTENTION" in daemon.log
 
 
 def has_ipv6() -> bool:

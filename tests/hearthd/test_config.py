@@ -121,9 +121,9 @@ def test_https_listener_is_warned_about() -> None:
 
 
 def test_variables_without_effect_are_named_in_one_warning() -> None:
-    (warning,) = load({"OLLAMA_FLASH_ATTENTION": "1", "OLLAMA_KV_CACHE_TYPE": "q8_0", "OLLAMA_VULKAN": ""}).warnings
+    (warning,) = load({"OLLAMA_FLASH_ATTENTION": "1", "OLLAMA_GPU_OVERHEAD": "1", "OLLAMA_VULKAN": ""}).warnings
     assert "OLLAMA_FLASH_ATTENTION (" in warning
-    assert "OLLAMA_KV_CACHE_TYPE (" in warning
+    assert "OLLAMA_GPU_OVERHEAD (" in warning
     assert "OLLAMA_VULKAN" not in warning
 
 

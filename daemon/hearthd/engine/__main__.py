@@ -20,13 +20,11 @@ from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 
-from hearthd.engine import weights
 from hearthd.engine.batch import Batch, failure
 from hearthd.engine.channel import Channel, Closed
-from hearthd.engine.frames import Cancel, Failed, Generate, Load, Loaded, LoadFailure, Tokenize, Tokens
-from hearthd.engine.session import RUNNER_BYTES, Session, open_session
+from hearthd.engine.frames import Cancel, Failed, Generate, Leave, Load, Ping, Pong, Tokenize, Tokens, Trim, Trimmed
+from hearthd.engine.loading import load_failure, loaded, open_model
 from hearthd.engine.tokens import Tokenizer
-from hearthd.store.variant import VARIANT_FILE, VariantInfo, read_variant
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 OOM_SCORE_ADJ = "500"  # of -1000..1000: the kernel takes a runner before the daemon
@@ -52,69 +50,6 @@ def guard_process() -> None:
         Path("/proc/self/oom_score_adj").write_text(OOM_SCORE_ADJ)
 
 
-def read_info(directory: Path) -> VariantInfo:
-    """What the variant says of itself. Raises ValueError where it is not whole."""
-    info = read_variant(directory)
-    if info is None:
-        raise ValueError(f"{directory / VARIANT_FILE}: the converted model is incomplete or damaged")
-    return info
-
-
-def open_model(load: Load) -> tuple[VariantInfo, Tokenizer, Session | None]:
-    """The parts of a model, without a session where only the vocabulary is wanted.
-
-    Raises what reading and ONNX Runtime raise.
-    """
-    directory = Path(load.variant_dir)
-    info = read_info(directory)
-    tokenizer = Tokenizer(directory / info.tokenizer, info)
-    if load.vocab_only:
-        return info, tokenizer, None
-    session = open_session(
-        directory,
-        info,
-        num_ctx=load.num_ctx,
-        num_threads=load.num_threads,
-        num_batch=load.num_batch,
-        num_gpu=load.num_gpu,
-    )
-    place_weights(load, directory)
-    return info, tokenizer, session
-
-
-def place_weights(load: Load, directory: Path) -> None:
-    """Does what use_mmap and use_mlock ask for; a warning where the system does not let it."""
-    if not load.use_mmap:
-        try:
-            weights.read_in(directory)
-        except OSError as error:
-            log.warning("use_mmap: the weights stay mapped from their files: %s", error.strerror)
-    if load.use_mlock and (refusal := weights.lock(directory)):
-        log.warning("%s", refusal)
-
-
-def load_failure(error: Exception) -> LoadFailure:
-    """The sentence for a model that does not load."""
-    text = str(error) or type(error).__name__
-    if isinstance(error, MemoryError) or "bad_alloc" in text or "llocate memory" in text:
-        return LoadFailure(f"not enough memory to load the model: {text}")
-    return LoadFailure(text)
-
-
-def loaded(load: Load, session: Session | None, load_ns: int) -> Loaded:
-    """The answer to Load."""
-    if session is None:
-        return Loaded("cpu", "vocabulary only", load.num_ctx, RUNNER_BYTES, 0, load_ns)
-    return Loaded(
-        provider=session.provider,
-        device=session.device,
-        num_ctx=session.num_ctx,
-        size_bytes=session.size_bytes,
-        size_vram_bytes=0,
-        load_ns=load_ns,
-    )
-
-
 def take_frames(channel: Channel, inbox: Inbox, texts: Texts) -> None:
     """Sorts what the daemon sends; ends the process when the daemon closes the socket."""
     try:
@@ -122,6 +57,12 @@ def take_frames(channel: Channel, inbox: Inbox, texts: Texts) -> None:
             frame = channel.receive()
             if isinstance(frame, Tokenize):
                 texts.put(frame)
+            elif isinstance(frame, Ping):
+                channel.send(Pong(frame.id, 0))
+            elif isinstance(frame, Trim):
+                channel.send(Trimmed(frame.id, 0))
+            elif isinstance(frame, Leave):
+                raise Closed
             elif not isinstance(frame, Load):
                 inbox.put(frame)
     except Closed:

@@ -74,6 +74,10 @@ class Load(Frame, frozen=True):
     use_mmap: bool = True  # False: weights are read into memory of the process instead of mapped
     use_mlock: bool = False  # weights are kept from being swapped out or dropped
     vocab_only: bool = False  # no weights: only Tokenize is answered
+    num_slots: int = 1  # sequences at a time; num_ctx is of each
+    kv_type: str = ""  # how keys and values are held: "f32", "q8_0"; "": as the variant says
+    prefix_dir: str = ""  # where evaluated prompts stay when the model leaves; "": nowhere
+    prefix_bytes: int = 0  # at most, of all models together
 
 
 class Generate(Frame, frozen=True):
@@ -107,6 +111,26 @@ class Cancel(Frame, frozen=True):
     id: int
 
 
+class Ping(Frame, frozen=True):
+    """Answered at once by Pong, even while a step runs: the process lives."""
+
+    id: int
+
+
+class Trim(Frame, frozen=True):
+    """Memory is short: give back what no running request needs. Answered by Trimmed after the step under way.
+
+    `level` 1: what prompts left in the KV cache; 2: also what ONNX Runtime, the allocator and the mapped files hold.
+    """
+
+    id: int
+    level: int = 1
+
+
+class Leave(Frame, frozen=True):
+    """The model is to be unloaded, no request is under way: save prompts where that is wanted, then exit."""
+
+
 class Loaded(Frame, frozen=True):
     """The model serves."""
 
@@ -116,6 +140,8 @@ class Loaded(Frame, frozen=True):
     size_bytes: int  # all memory the model needs at num_ctx: weights, KV, runner
     size_vram_bytes: int
     load_ns: int
+    num_slots: int = 1
+    resident_bytes: int = 0  # of the process now, as measured: RSS
 
 
 class LoadFailure(Frame, frozen=True):
@@ -160,8 +186,22 @@ class Tokens(Frame, frozen=True):
     ids: list[int]
 
 
-ToRunner = Load | Generate | Tokenize | Cancel
-FromRunner = Loaded | LoadFailure | Piece | Done | Failed | Tokens
+class Pong(Frame, frozen=True):
+    """Answer to Ping."""
+
+    id: int
+    busy_ns: int  # how long the step under way has taken so far; 0: none is
+
+
+class Trimmed(Frame, frozen=True):
+    """Answer to Trim."""
+
+    id: int
+    released_bytes: int  # by which the process's RSS has fallen
+
+
+ToRunner = Load | Generate | Tokenize | Cancel | Ping | Trim | Leave
+FromRunner = Loaded | LoadFailure | Piece | Done | Failed | Tokens | Pong | Trimmed
 
 encoder = msgspec.msgpack.Encoder()
 to_runner_decoder: msgspec.msgpack.Decoder[ToRunner] = msgspec.msgpack.Decoder(ToRunner)

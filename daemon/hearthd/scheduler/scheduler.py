@@ -12,12 +12,9 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from hearthd.engine.frames import Load
-from hearthd.errors import HearthError, LoadFailed, Overloaded, RunnerDied
+from hearthd.errors import HearthError, LoadFailed, Overloaded
 from hearthd.memory import read_memory
-from hearthd.scheduler import placement
 from hearthd.scheduler.lease import (
     FOREVER_NS,
     LONGEST_TIMER_NS,
@@ -27,20 +24,15 @@ from hearthd.scheduler.lease import (
     LoadOptions,
     load_key,
 )
-from hearthd.scheduler.runner import ProcessRunner, Runner
+from hearthd.scheduler.loading import LoadDefaults, Loader, Prepare, Spawn
+from hearthd.scheduler.runner import ProcessRunner
 from hearthd.scheduler.trim import release_freed
 from hearthd.store.store import StoredModel
-from hearthd.store.variant import VariantInfo
 
 log = logging.getLogger(__name__)
 
-RUNNER_BYTES = 64 << 20  # a runner without a model: interpreter, NumPy, ONNX Runtime
-DEFAULT_NUM_BATCH = 512
 BUSY = "server busy, please try again.  maximum pending requests exceeded"
 STOPPING = "the server is stopping"
-
-Prepare = Callable[[StoredModel], Awaitable[tuple[Path, VariantInfo]]]
-Spawn = Callable[[Load], Awaitable[Runner]]
 
 
 @dataclass(slots=True, eq=False)
@@ -74,26 +66,37 @@ class Scheduler:
         keep_alive_ns: int = 300 * 1_000_000_000,
         num_ctx: int = 4096,
         num_threads: int = 0,
+        num_parallel: int = 1,
+        kv_type: str = "",
+        prefix_dir: str = "",
+        prefix_bytes: int = 0,
         max_queue: int = 512,
         max_loaded: int = 3,
         accelerated: bool = False,
         available: Callable[[], int | None] = lambda: read_memory().available_bytes or None,
     ) -> None:
-        self._prepare = prepare
-        self._spawn = spawn
         self._keep_alive_ns = _normal(keep_alive_ns)
-        self._num_ctx = num_ctx
-        self._num_threads = num_threads
         self._max_queue = max_queue
-        self._max_loaded = max_loaded
-        self._accelerated = accelerated
-        self._available = available
+        self._loader = Loader(
+            prepare,
+            spawn,
+            available,
+            LoadDefaults(
+                keep_alive_ns=self._keep_alive_ns,
+                num_ctx=num_ctx,
+                num_threads=num_threads,
+                num_parallel=num_parallel,
+                kv_type=kv_type,
+                prefix_dir=prefix_dir,
+                prefix_bytes=prefix_bytes,
+                max_loaded=max_loaded,
+                accelerated=accelerated,
+            ),
+        )
         self._models: dict[str, LoadedModel] = {}
         self._queue: list[_Ticket] = []
         self._worker: asyncio.Task[None] | None = None
         self._loading: tuple[_Ticket, asyncio.Task[LoadedModel]] | None = None
-        self._loading_frame: Load | None = None
-        self._loading_bytes = 0
         self._background: set[asyncio.Task[None]] = set()  # unloads and watches
         self._unloading: set[asyncio.Task[None]] = set()
         self._draining = False
@@ -188,7 +191,7 @@ class Scheduler:
         try:
             await asyncio.wait([task])
         finally:
-            self._loading = self._loading_frame = None
+            self._loading = None
         if task.cancelled():
             return
         error = task.exception()
@@ -227,77 +230,21 @@ class Scheduler:
     # loading
 
     async def _load(self, ticket: _Ticket) -> LoadedModel:
-        name = ticket.model.name.short
         old = self._models.get(ticket.key)
         if old is not None:
-            await self._vacate(old, "reload")
-        directory, info = await self._prepare(ticket.model)
-        frame = self._load_frame(directory, ticket.options, info.context_length)
-        needed_bytes = _needed_bytes(frame, info)
-        self._loading_frame, self._loading_bytes = frame, needed_bytes
-        await self._make_room(name, needed_bytes)
-        log.info("load %s: %d MiB needed, num_ctx %d", name, needed_bytes >> 20, frame.num_ctx)
-        runner = await self._spawn_with_room(frame)
-        ready = runner.loaded
-        log.info("ready %s: %d MiB, %.2f s, %s", name, ready.size_bytes >> 20, ready.load_ns / 1e9, ready.device)
-        return LoadedModel(
-            key=ticket.key,
-            model=ticket.model,
-            options=LoadOptions.of(frame),
-            context_length=info.context_length,
-            runner=runner,
-            keep_alive_ns=self._keep_alive_ns,
-            accelerated=self._accelerated,
-        )
+            await self.vacate(old, "reload")
+        return await self._loader.load(ticket.key, ticket.model, ticket.options, self)
 
-    def _load_frame(self, directory: Path, asked: LoadOptions, context_length: int) -> Load:
-        """What the runner is told: what was asked for, else the defaults."""
-        asked = asked.clamped(context_length, accelerated=self._accelerated)
-        return Load(
-            variant_dir=str(directory),
-            num_ctx=min(self._num_ctx, context_length) if asked.num_ctx is None else asked.num_ctx,
-            num_threads=self._num_threads if asked.num_thread is None else asked.num_thread,
-            num_batch=min(DEFAULT_NUM_BATCH, context_length) if asked.num_batch is None else asked.num_batch,
-            num_gpu=-1 if asked.num_gpu is None else asked.num_gpu,
-            use_mmap=asked.use_mmap is not False,
-            use_mlock=bool(asked.use_mlock),
-            vocab_only=asked.vocab_only,
-        )
+    def resident(self) -> list[LoadedModel]:
+        """The loaded models."""
+        return list(self._models.values())
 
-    async def _spawn_with_room(self, frame: Load) -> Runner:
-        """A runner; where the first one dies, all other models make room and one more is tried."""
-        try:
-            return await self._spawn(frame)
-        except RunnerDied as error:
-            if not self._models:
-                raise
-            log.warning("%s; unloading all models and trying again", error)
-        for loaded in list(self._models.values()):
-            await self._vacate(loaded, "evict")
-        return await self._spawn(frame)
+    async def settle(self) -> None:
+        """Returns when no unload is under way."""
+        if self._unloading:
+            await asyncio.wait(self._unloading)
 
-    async def _make_room(self, name: str, needed_bytes: int) -> None:
-        while True:
-            if self._unloading:
-                await asyncio.wait(self._unloading)
-            match placement.plan(
-                [_resident(loaded) for loaded in self._models.values()],
-                needed_bytes=needed_bytes,
-                available_bytes=self._available(),
-                max_loaded=self._max_loaded,
-            ):
-                case placement.Load():
-                    return
-                case placement.Evict(key) | placement.Wait(key):
-                    log.info("%s needs room", name)
-                    await self._vacate(self._models[key], "evict")
-                case placement.Refuse(needed, available):
-                    raise LoadFailed(
-                        f"model requires more system memory ({needed / 2**30:.1f} GiB) "
-                        f"than is available ({available / 2**30:.1f} GiB)"
-                    )
-
-    async def _vacate(self, loaded: LoadedModel, why: str) -> None:
+    async def vacate(self, loaded: LoadedModel, why: str) -> None:
         """Lets the model finish what it does, takes no more for it, and returns when it is gone."""
         loaded.leaving = True
         try:
@@ -354,13 +301,10 @@ class Scheduler:
     def loaded(self) -> list[LoadedStatus]:
         """What is loaded and what is being loaded, the longest expiry first."""
         statuses = [_status(loaded) for loaded in self._models.values()]
-        if self._loading is not None and self._loading_frame is not None:
+        if underway := self._loader.underway:
             expires_at_ns = time.time_ns() + self._keep_alive_ns
-            statuses.append(
-                LoadedStatus(
-                    self._loading[0].model, self._loading_bytes, 0, self._loading_frame.num_ctx, expires_at_ns, True
-                )
-            )
+            size, num_ctx = underway.size_bytes, underway.num_ctx
+            statuses.append(LoadedStatus(underway.model, size, 0, num_ctx, expires_at_ns, loading=True))
         return sorted(
             statuses, key=lambda status: -(FOREVER_NS if status.expires_at_ns is None else status.expires_at_ns)
         )
@@ -398,22 +342,6 @@ class Scheduler:
 
 def _normal(keep_alive_ns: int) -> int:
     return FOREVER_NS if keep_alive_ns < 0 else min(keep_alive_ns, FOREVER_NS)
-
-
-def _needed_bytes(frame: Load, info: VariantInfo) -> int:
-    if frame.vocab_only:
-        return RUNNER_BYTES
-    return RUNNER_BYTES + info.weight_bytes + info.kv_bytes_per_token * frame.num_ctx
-
-
-def _resident(loaded: LoadedModel) -> placement.Resident:
-    return placement.Resident(
-        key=loaded.key,
-        name=loaded.model.name.short,
-        keep_alive_ns=loaded.keep_alive_ns,
-        busy=loaded.num_users > 0,
-        size_bytes=loaded.runner.loaded.size_bytes,
-    )
 
 
 def _status(loaded: LoadedModel) -> LoadedStatus:

@@ -80,6 +80,7 @@ class ModelStore:
         self.manifests = root / "manifests"
         self.blobs = BlobStore(root / "blobs")
         self.variants_root = variants or root / "variants"
+        self.prefix_dir = self.variants_root.parent / "prefixes"  # evaluated prompts; the runners keep it in bounds
         self._read_models: dict[ModelName, tuple[Stamp, StoredModel]] = {}
         self._contents: dict[str, ModelContents] = {}
         self._warned: set[str] = set()

@@ -1,0 +1,77 @@
+"""How a runner opens its model, and what it says of it."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from hearthd.engine import weights
+from hearthd.engine.frames import Load, Loaded, LoadFailure
+from hearthd.engine.session import RUNNER_BYTES, Session, open_session
+from hearthd.engine.tokens import Tokenizer
+from hearthd.store.variant import VARIANT_FILE, VariantInfo, read_variant
+
+log = logging.getLogger(__name__)
+
+
+def read_info(directory: Path) -> VariantInfo:
+    """What the variant says of itself. Raises ValueError where it is not whole."""
+    info = read_variant(directory)
+    if info is None:
+        raise ValueError(f"{directory / VARIANT_FILE}: the converted model is incomplete or damaged")
+    return info
+
+
+def open_model(load: Load) -> tuple[VariantInfo, Tokenizer, Session | None]:
+    """The parts of a model, without a session where only the vocabulary is wanted.
+
+    Raises what reading and ONNX Runtime raise.
+    """
+    directory = Path(load.variant_dir)
+    info = read_info(directory)
+    tokenizer = Tokenizer(directory / info.tokenizer, info)
+    if load.vocab_only:
+        return info, tokenizer, None
+    session = open_session(
+        directory,
+        info,
+        num_ctx=load.num_ctx,
+        num_threads=load.num_threads,
+        num_batch=load.num_batch,
+        num_gpu=load.num_gpu,
+    )
+    place_weights(load, directory)
+    return info, tokenizer, session
+
+
+def place_weights(load: Load, directory: Path) -> None:
+    """Does what use_mmap and use_mlock ask for; a warning where the system does not let it."""
+    if not load.use_mmap:
+        try:
+            weights.read_in(directory)
+        except OSError as error:
+            log.warning("use_mmap: the weights stay mapped from their files: %s", error.strerror)
+    if load.use_mlock and (refusal := weights.lock(directory)):
+        log.warning("%s", refusal)
+
+
+def load_failure(error: Exception) -> LoadFailure:
+    """The sentence for a model that does not load."""
+    text = str(error) or type(error).__name__
+    if isinstance(error, MemoryError) or "bad_alloc" in text or "llocate memory" in text:
+        return LoadFailure(f"not enough memory to load the model: {text}")
+    return LoadFailure(text)
+
+
+def loaded(load: Load, session: Session | None, load_ns: int) -> Loaded:
+    """The answer to Load."""
+    if session is None:
+        return Loaded("cpu", "vocabulary only", load.num_ctx, RUNNER_BYTES, 0, load_ns)
+    return Loaded(
+        provider=session.provider,
+        device=session.device,
+        num_ctx=session.num_ctx,
+        size_bytes=session.size_bytes,
+        size_vram_bytes=0,
+        load_ns=load_ns,
+    )
