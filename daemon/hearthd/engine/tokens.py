@@ -54,6 +54,15 @@ def _mentions(part: Any, type_name: str) -> bool:
     return isinstance(part, list) and any(_mentions(value, type_name) for value in part)
 
 
+class _Steps(msgspec.Struct):
+    """tokenizer.json without its vocabulary, which as Python objects takes more room than in its own library."""
+
+    decoder: Any = None
+
+
+_steps = msgspec.json.Decoder(_Steps)
+
+
 class Detokenizer:
     """Turns tokens into text one by one; keeps at most the three bytes of an unfinished character.
 
@@ -80,7 +89,7 @@ class Tokenizer:
         """Reads tokenizer.json at `path`. Raises ValueError naming the file where it is damaged."""
         try:
             content = path.read_bytes()
-            steps = msgspec.json.decode(content)
+            steps = _steps.decode(content)
             self._file = TokenizerFile.from_buffer(content)
         except Exception as error:  # the Rust library raises bare Exception
             raise ValueError(f"{path}: not a readable tokenizer.json: {error}") from error
@@ -88,7 +97,7 @@ class Tokenizer:
         self._eos_id = info.eos_ids[0] if info.add_eos and info.eos_ids else None
         self._vocab_size: int = self._file.get_vocab_size(with_added_tokens=True)
         self._added: dict[int, Any] = self._file.get_added_tokens_decoder()
-        self._text_of = _byte_level if _mentions(steps.get("decoder"), "ByteLevel") else _sentencepiece
+        self._text_of = _byte_level if _mentions(steps.decoder, "ByteLevel") else _sentencepiece
         self._cache: dict[int, bytes] = {}
         self.newline_ids = self._printing(b"\n", NEWLINES)  # ids of the tokens that print a line feed alone
         special = next((added.content for added in self._added.values() if added.special), "")
