@@ -11,6 +11,7 @@ from hearth_export import verify
 from hearth_export.decoder import Decoder
 from hearth_export.errors import BadCheckpoint, ExportError, naming
 from hearth_export.graph import Graph
+from hearth_export.kvgraph import with_int8_cache
 from hearth_export.precision import Goal
 from hearth_export.progress import Progress
 from hearth_export.readers.gguf import GGUF, open_gguf
@@ -19,9 +20,10 @@ from hearth_export.spec import ModelSpec, read_spec
 from hearth_export.tokenizer import TokenizerFiles, build
 from hearth_export.writer import DataFile, publish, require_space, staged, write_file
 from hearthd import __version__
-from hearthd.store.variant import SOURCE_FILE, VARIANT_FILE, VariantInfo, read_source
+from hearthd.store.variant import EXPORTER, Q8_0, SOURCE_FILE, VARIANT_FILE, VariantInfo, read_source
 
 GRAPH_FILE = "model.onnx"
+INT8_KV_GRAPH_FILE = "model.q8_0.onnx"
 DATA_FILE = "model.onnx.data"
 TOKENIZER_FILE = "tokenizer.json"
 EXTRA_BYTES = 32 << 20  # graph, tokenizer and slack
@@ -45,7 +47,7 @@ def convert(source: Path, digest: str, root: Path, goal: Goal, report: Progress)
         require_space(root, decoder.graph.data_bytes + EXTRA_BYTES)
         with staged(root) as stage:
             _write_weights(stage, decoder, gguf, report)
-            _write_graph(stage, decoder)
+            _write_graphs(stage, decoder)
             write_file(stage / TOKENIZER_FILE, tokenizer.json.encode())
             _verify(stage, decoder, gguf, report)
             info = _variant_info(stage, digest, spec, decoder, tokenizer, parameter_count(gguf))
@@ -76,14 +78,17 @@ def _write_weights(stage: Path, decoder: Decoder, gguf: GGUF, report: Progress) 
     report("quantizing", total, total)
 
 
-def _write_graph(stage: Path, decoder: Decoder) -> None:
-    write_file(stage / GRAPH_FILE, decoder.graph.model(f"hearth {__version__}").SerializeToString())
+def _write_graphs(stage: Path, decoder: Decoder) -> None:
+    model = decoder.graph.model(f"hearth {__version__}")
+    write_file(stage / GRAPH_FILE, model.SerializeToString())
+    write_file(stage / INT8_KV_GRAPH_FILE, with_int8_cache(model, decoder.spec).SerializeToString())
 
 
 def _verify(stage: Path, decoder: Decoder, gguf: GGUF, report: Progress) -> None:
     total, done = sum(matrix.num_bytes for matrix in decoder.matrices), 0
     report("verifying", 0, total)
-    verify.check_structure(stage / GRAPH_FILE, decoder.graph.data_bytes)
+    for file in (GRAPH_FILE, INT8_KV_GRAPH_FILE):
+        verify.check_structure(stage / file, decoder.graph.data_bytes)
     verify.check_embedding(stage, DATA_FILE, decoder.matrices[0], gguf)
     for num_bytes in verify.check_matrices(stage, DATA_FILE, decoder.matrices, gguf):
         done += num_bytes
@@ -103,7 +108,7 @@ def _variant_info(
     widths = {matrix.layout.bits for matrix in decoder.matrices[1:]}
     return VariantInfo(
         name=f"cpu-int{min(widths, default=8)}",
-        exporter=__version__,
+        exporter=EXPORTER,
         source=digest,
         architecture=spec.architecture,
         files={file.name: file.stat().st_size for file in sorted(stage.iterdir())},
@@ -115,6 +120,7 @@ def _variant_info(
         num_heads=spec.num_heads,
         num_kv_heads=spec.num_kv_heads,
         head_dim=spec.head_dim,
+        kv_graphs={Q8_0: INT8_KV_GRAPH_FILE},
         rope_inv_freq=list(spec.rope.inv_freq),
         rope_attention_scale=spec.rope.attention_scale,
         bos_id=tokenizer.bos_id,

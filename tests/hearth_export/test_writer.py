@@ -254,4 +254,4 @@ def test_published_variant_names_every_file_with_its_size(tiny_variant: Path) ->
     assert info is not None
     present = {path.name: path.stat().st_size for path in tiny_variant.iterdir() if path.name != VARIANT_FILE}
     assert info.files == present
-    assert set(present) == {"model.onnx", "model.onnx.data", "tokenizer.json"}
+    assert set(present) == {"model.onnx", "model.q8_0.onnx", "model.onnx.data", "tokenizer.json"}

@@ -5,16 +5,16 @@ from __future__ import annotations
 import sys
 from contextlib import aclosing
 
-from hearthd import __version__
 from hearthd.registry.exporter import convert
 from hearthd.registry.progress import Progress, Report
 from hearthd.store.blobs import normal_digest
 from hearthd.store.store import ModelStore
+from hearthd.store.variant import EXPORTER
 
 
 async def ensure_variant(store: ModelStore, digest: str, report: Report, *, python: str = sys.executable) -> None:
-    """Convert the checkpoint unless this version has done so already. Raises ExportFailed, StoreError."""
-    if any(info.exporter == __version__ for _, info in store.variants(digest)):
+    """Convert the checkpoint unless this version of the exporter has done so already. Raises ExportFailed, StoreError."""
+    if any(info.exporter == EXPORTER for _, info in store.variants(digest)):
         return
     steps = convert(store.blobs.path(digest), normal_digest(digest), store.variant_root(digest), python=python)
     async with aclosing(steps):

@@ -1,7 +1,8 @@
 """A variant: one runnable ONNX build of a checkpoint, in a directory of its own.
 
     variants/<sha256 hex of the source>/source.json         what the checkpoint says of itself
-    variants/<sha256 hex of the source>/<variant>/          model.onnx, data, tokenizer.json, variant.json
+    variants/<sha256 hex of the source>/<variant>/          model.onnx, model.q8_0.onnx, their common data file,
+                                                            tokenizer.json, variant.json
 
 Variants are a cache: they can be deleted at any time and rebuilt from the source blob. A directory
 appears whole or not at all, by rename; variant.json is what makes it one.
@@ -14,7 +15,11 @@ from typing import Any
 
 import msgspec
 
+from hearthd import __version__
+
 SCHEMA = 1
+BUILD = 2  # counts what changed in the exporter's files within a version of hearth
+EXPORTER = f"{__version__}+{BUILD}"
 VARIANT_FILE = "variant.json"
 SOURCE_FILE = "source.json"
 
@@ -27,6 +32,11 @@ ROWS = "rows"  # (R,) int64
 COS, SIN = "cos", "sin"  # (num_ctx, D / 2) float32
 LOGITS = "logits"  # (R, V) float32
 
+# How keys and values can be held, and the bytes of one element.
+F32, Q8_0 = "f32", "q8_0"
+_KV_ITEMSIZE = {F32: 4, "f16": 2, Q8_0: 1}
+_KV_TYPES = {"float32": F32, "float16": "f16", "int8": Q8_0}
+
 
 def past_name(layer: int, kind: str) -> str:
     """The input of a decoder layer's past keys or values, (B, num_kv_heads, L, D); `kind` is "key" or "value"."""
@@ -38,13 +48,18 @@ def present_name(layer: int, kind: str) -> str:
     return f"present.{layer}.{kind}"
 
 
+def scale_name(layer: int, kind: str) -> str:
+    """The input of what one step of int8 keys or values is worth, (1, num_kv_heads, 1, D) float32."""
+    return f"past.{layer}.{kind}.scale"
+
+
 class VariantInfo(msgspec.Struct, frozen=True, kw_only=True):
     """variant.json: all that a runner must know before it opens the graph."""
 
     schema: int = SCHEMA
     name: str  # "cpu-int4"
     provider: str = "cpu"  # the provider class that runs it
-    exporter: str  # version of the exporter; another version rebuilds
+    exporter: str  # EXPORTER of the one that made it; another one rebuilds
     source: str  # "sha256:<hex>" of the checkpoint
     architecture: str
     graph: str = "model.onnx"
@@ -59,6 +74,7 @@ class VariantInfo(msgspec.Struct, frozen=True, kw_only=True):
     num_kv_heads: int
     head_dim: int
     kv_dtype: str = "float32"
+    kv_graphs: dict[str, str] = {}  # other ways to hold keys and values -> their graph: "q8_0" -> "model.q8_0.onnx"
     rope_inv_freq: list[float]  # (rotary_dim / 2,), scaling applied
     rope_attention_scale: float = 1.0  # multiplies cos and sin
     bos_id: int | None = None
@@ -69,10 +85,23 @@ class VariantInfo(msgspec.Struct, frozen=True, kw_only=True):
     weight_bytes: int = 0
 
     @property
-    def kv_bytes_per_token(self) -> int:
-        """Bytes of keys and values that one token occupies in all layers."""
-        itemsize = {"float32": 4, "float16": 2, "int8": 1}[self.kv_dtype]
+    def kv_type(self) -> str:
+        """How `graph` holds keys and values. KeyError for a kv_dtype that nobody knows."""
+        return _KV_TYPES[self.kv_dtype]
+
+    def served_kv_type(self, kv_type: str) -> str:
+        """How keys and values are held where `kv_type` is asked for ("": no wish): so, or as `graph` does."""
+        return kv_type if self.kv_graphs.get(kv_type) in self.files else self.kv_type
+
+    def kv_bytes(self, kv_type: str = "") -> int:
+        """Bytes of keys and values that one token occupies in all layers, held as `kv_type` where that is served."""
+        itemsize = _KV_ITEMSIZE[self.served_kv_type(kv_type)]
         return 2 * self.num_layers * self.num_kv_heads * self.head_dim * itemsize
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Bytes of keys and values that one token occupies in all layers, held as `graph` does."""
+        return self.kv_bytes()
 
 
 class SourceTensor(msgspec.Struct, frozen=True):
