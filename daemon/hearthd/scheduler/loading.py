@@ -50,6 +50,7 @@ class LoadDefaults:
     prefix_dir: str = ""  # of saved prefixes; "": none are kept
     prefix_bytes: int = 0
     max_loaded: int = 3  # models; 0 or less: as many as memory holds
+    memory_bytes: int = 0  # that all models may need together; 0: what is available
     accelerated: bool = False  # num_gpu can make a difference
 
 
@@ -66,15 +67,21 @@ class Loader:
     """Loads one model at a time.
 
     `prepare` gives the directory of a runnable variant, `spawn` a runner for it, `available` the free memory in
-    bytes or None.
+    bytes or None, `spare` what of it is left free where a model is loaded beside others.
     """
 
     def __init__(
-        self, prepare: Prepare, spawn: Spawn, available: Callable[[], int | None], defaults: LoadDefaults
+        self,
+        prepare: Prepare,
+        spawn: Spawn,
+        available: Callable[[], int | None],
+        defaults: LoadDefaults,
+        spare: Callable[[], int] = lambda: 0,
     ) -> None:
         self._prepare = prepare
         self._spawn = spawn
         self._available = available
+        self._spare = spare
         self._defaults = defaults
         self.underway: Underway | None = None
 

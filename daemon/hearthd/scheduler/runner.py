@@ -50,6 +50,10 @@ class Runner(Protocol):
     def alive(self) -> bool:
         """False once the runner was closed or its process ended."""
 
+    @property
+    def pid(self) -> int:
+        """The process id; 0: there is no process."""
+
     def generate(self, request: Generate) -> AsyncGenerator[Piece | Done]:
         """Pieces and one Done. `request.id` is not looked at. Closing the generator cancels the request.
 

@@ -54,7 +54,8 @@ class Scheduler:
     """Loads, keeps and unloads models.
 
     `prepare` gives the directory of a runnable variant, `spawn` a runner for it, `available` the free
-    memory in bytes or None. `keep_alive_ns` and `num_ctx` are the defaults for requests that do not say.
+    memory in bytes or None, `spare` what of it models beside others must leave. `keep_alive_ns` and
+    `num_ctx` are the defaults for requests that do not say.
     `accelerated` says whether num_gpu can make a difference on this machine.
     """
 
@@ -72,7 +73,9 @@ class Scheduler:
         prefix_bytes: int = 0,
         max_queue: int = 512,
         max_loaded: int = 3,
+        memory_bytes: int = 0,
         accelerated: bool = False,
+        spare: Callable[[], int] = lambda: 0,
         available: Callable[[], int | None] = lambda: read_memory().available_bytes or None,
     ) -> None:
         self._keep_alive_ns = _normal(keep_alive_ns)
@@ -90,8 +93,10 @@ class Scheduler:
                 prefix_dir=prefix_dir,
                 prefix_bytes=prefix_bytes,
                 max_loaded=max_loaded,
+                memory_bytes=memory_bytes,
                 accelerated=accelerated,
             ),
+            spare,
         )
         self._models: dict[str, LoadedModel] = {}
         self._queue: list[_Ticket] = []

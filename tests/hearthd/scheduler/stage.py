@@ -84,6 +84,8 @@ def variant(**fields: Any) -> VariantInfo:
 class ToyRunner:
     """A runner without a process. `dies` ends it as a crash would."""
 
+    pid = 0
+
     def __init__(self, load: Load, size_bytes: int) -> None:
         self.load = load
         self.loaded = Loaded("toy", "nothing", load.num_ctx, size_bytes, 0, 1)
