@@ -59,7 +59,10 @@ class Model:
         self._session = open_session(directory, info, num_ctx=NUM_CTX, num_threads=NUM_THREADS, num_batch=512)
         self.tokenizer = Tokenizer(directory / info.tokenizer, info)
         self._sent: list[Frame] = []
-        self._batch = Batch(self._session, self.tokenizer, info, self._sent.append)
+        self._batch = Batch(self._session, self.tokenizer, info, self._took)
+
+    def _took(self, *frames: Frame) -> None:
+        self._sent.extend(frames)
 
     def decode(self, schema: str, sampling: SamplingParams) -> tuple[float, str]:
         """Tokens a second of one answer, and its text."""

@@ -143,13 +143,12 @@ class Starter:
         info = read_variant(directory)
         assert info is not None
         self._session = open_session(directory, info, num_ctx=NUM_CTX, num_threads=NUM_THREADS, num_batch=512)
-        for _ in self._session.prefill([TOKEN] * PAST, 0):
-            pass
-        self.row: Floats = self._session.logits
+        self._session.evaluate([TOKEN] * PAST)
+        self.row: Floats = self._session.logits[0]
 
     def run(self) -> None:
         """One step."""
-        self._session.decode(TOKEN, PAST)
+        self._session.decode((TOKEN,), (PAST,))
 
 
 class StandIn:

@@ -45,8 +45,7 @@ def converted(source: Path, folder: Path) -> Path:
 def evaluate(session: Session, tokens: list[int]) -> float:
     """Seconds to evaluate `tokens` from an empty window."""
     started = time.perf_counter()
-    for _ in session.prefill(tokens, 0):
-        pass
+    session.evaluate(tokens)
     return time.perf_counter() - started
 
 
@@ -54,8 +53,8 @@ def perplexity(session: Session, tokens: list[int], past: int) -> float:
     """Of all but the first of `tokens`, read one by one from position `past`."""
     surprise = 0.0
     for place, (token, following) in enumerate(itertools.pairwise(tokens)):
-        session.decode(token, past + place)
-        row = session.logits.astype(np.float64)
+        session.decode((token,), (past + place,))
+        row = session.logits[0].astype(np.float64)
         surprise += float(np.logaddexp.reduce(row) - row[following])
     return math.exp(surprise / (len(tokens) - 1))
 
@@ -70,7 +69,7 @@ def measure(session: Session, ids: list[int], rounds: int) -> tuple[list[float],
     for _ in range(rounds):
         evaluate(session, window)
         started = time.perf_counter()
-        session.drop(KEPT, count, num_ctx)
+        session.drop(0, KEPT, count, num_ctx)
         turned.append(time.perf_counter() - started)
         after_turning = perplexity(session, following, len(left))
         again.append(evaluate(session, left))

@@ -39,9 +39,10 @@ class InProcess:
         )
         self._tokenizer = tokens.Tokenizer(self._directory / self._info.tokenizer, self._info)
         self._frames: list[tuple[float, Any]] = []
-        self._batch = batch.Batch(
-            self._session, self._tokenizer, self._info, lambda frame: self._frames.append((time.perf_counter(), frame))
-        )
+        self._batch = batch.Batch(self._session, self._tokenizer, self._info, self._took)
+
+    def _took(self, *sent: Any) -> None:
+        self._frames.extend((time.perf_counter(), frame) for frame in sent)
 
     def generate(self, ids: list[int], num_predict: int) -> dict[str, float]:
         frames = self._modules[1]

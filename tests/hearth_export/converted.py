@@ -41,8 +41,8 @@ def decode_logits(directory: Path, tokens: list[int]) -> Floats:
     session = opened(directory, len(tokens))
     rows = []
     for position, token in enumerate(tokens):
-        session.decode(token, position)
-        rows.append(session.logits.copy())
+        session.decode((token,), (position,))
+        rows.append(session.logits[0].copy())
     return np.stack(rows)
 
 

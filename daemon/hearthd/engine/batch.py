@@ -1,31 +1,49 @@
-"""Which sequence the device works on next: first come, first served, one at a time."""
+"""Which sequences the device works on next. Sequences join and leave at every step.
+
+A step is at most one chunk of one prompt and one token of every sequence that generates. So a stream waits for one
+chunk at most, whatever arrives, and a prompt for one token of each stream.
+"""
 
 from __future__ import annotations
 
 import sys
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from collections.abc import Sequence as Tokens
 from typing import Protocol
 
 from hearthd.engine.cached import CachedTokens
 from hearthd.engine.channel import Closed
+from hearthd.engine.chunks import next_size
 from hearthd.engine.frames import Failed, Frame, Generate
-from hearthd.engine.grammar import GrammarError, Grammars
+from hearthd.engine.grammar import GrammarError
+from hearthd.engine.preparation import Preparation
 from hearthd.engine.sampler import Floats, NonFiniteLogits
-from hearthd.engine.sequence import Constraint, RequestError, Sequence, Status
+from hearthd.engine.sequence import RequestError, Sequence, Status
+from hearthd.engine.slots import Choice, Slot, choose, next_prefill, trades
 from hearthd.engine.tokens import Tokenizer, UnknownToken
 from hearthd.engine.window import PromptTooLong, num_dropped
 from hearthd.store.variant import VariantInfo
 
+SHARED_CHUNK = 64  # prompt tokens evaluated at once while others generate: what a stream may have to wait for
+MIN_RELEASED = 256  # positions: giving back the memory of fewer is not worth the calls
+
 
 class Device(Protocol):
-    """What a batch needs of a session: one KV cache, prefill into it and single steps."""
+    """What a batch needs of a session: a KV cache of slots, prefill into one of them, steps of the first ones."""
 
     @property
     def num_ctx(self) -> int:
-        """Positions of the KV cache."""
+        """Positions of a slot."""
+
+    @property
+    def num_slots(self) -> int:
+        """Sequences that fit at a time."""
+
+    @property
+    def chunk(self) -> int:
+        """Prompt tokens to evaluate at once where nobody else waits: a multiple of the tile."""
 
     @property
     def tile(self) -> int:
@@ -37,19 +55,25 @@ class Device(Protocol):
 
     @property
     def logits(self) -> Floats:
-        """(V,) float32 after the last evaluated token; valid until the next call."""
+        """(num_slots, V) float32: a row a sequence of the last step, valid until the next call."""
 
-    def prefill(self, tokens: Tokens[int], past: int) -> Iterator[int]:
-        """Evaluates `tokens` at positions `past`.. in steps; yields how many are done after each.
+    def prefill(self, slot: int, tokens: Tokens[int], past: int, *, last: bool) -> None:
+        """Evaluates `tokens` at positions `past`.. of a slot; where they are the last, row 0 of `logits` is theirs."""
 
-        All steps but the last are whole tiles.
-        """
+    def decode(self, tokens: Tokens[int], pasts: Tokens[int]) -> None:
+        """Evaluates one token in each of the first slots, at the positions `pasts`; row i is that of slot i."""
 
-    def decode(self, token: int, past: int) -> None:
-        """Evaluates one token at position `past`."""
-
-    def drop(self, kept: int, count: int, length: int) -> None:
+    def drop(self, slot: int, kept: int, count: int, length: int) -> None:
         """Of `length` positions, removes `count` after the first `kept`; those behind move there."""
+
+    def swap(self, left: int, right: int) -> None:
+        """Two slots trade places."""
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """The first `length` positions of one slot, in another one too."""
+
+    def release(self, slot: int, length: int) -> None:
+        """Gives back the memory of positions from `length` on."""
 
 
 def failure(request_id: int, error: Exception) -> Failed:
@@ -63,112 +87,165 @@ def failure(request_id: int, error: Exception) -> Failed:
 
 
 class Batch:
-    """The sequences of one runner. One thread calls it; `step` does one unit of work."""
+    """The sequences of one runner. One thread calls it; `send` gets the frames of a step at once."""
 
-    def __init__(self, device: Device, tokenizer: Tokenizer, info: VariantInfo, send: Callable[[Frame], None]) -> None:
+    def __init__(self, device: Device, tokenizer: Tokenizer, info: VariantInfo, send: Callable[..., None]) -> None:
         self._device = device
-        self._tokenizer = tokenizer
-        self._info = info
         self._send = send
-        self._grammars = Grammars(tokenizer, info)
+        self._frames: list[Frame] = []
         self._waiting: deque[Sequence] = deque()
-        self._running: Sequence | None = None
-        self._cached = CachedTokens(device.tile)
+        self._slots = [Slot(index, CachedTokens(device.tile)) for index in range(device.num_slots)]
+        self._num_given = 0
+        self.preparation = Preparation(tokenizer, info, num_ctx=device.num_ctx, shifts=device.shifts)
 
     @property
     def idle(self) -> bool:
         """Whether there is nothing to do."""
-        return self._running is None and not self._waiting
+        return not self._waiting and all(slot.sequence is None for slot in self._slots)
 
     def add(self, request: Generate) -> None:
-        """Queues a request; its answer goes to `send` in later steps."""
-        self._waiting.append(Sequence(request))
+        """Queues a request; its answer goes to `send`, now where it is refused, else in later steps."""
+        try:
+            self.enter(self.preparation.prepared(request))
+        except Exception as error:  # whatever a request provokes ends it alone
+            self._send(failure(request.id, error))
+
+    def enter(self, sequence: Sequence) -> None:
+        """Queues a prepared sequence."""
+        self._waiting.append(sequence)
 
     def cancel(self, request_id: int) -> None:
         """Ends the request at once; one that is unknown or has ended is left alone."""
-        running = self._running
-        if running is not None and running.id == request_id:
-            self._finish(running, "cancel")
-            return
-        for sequence in self._waiting:
+        running = (slot.sequence for slot in self._slots if slot.sequence is not None)
+        for sequence in (*self._waiting, *running):
             if sequence.id == request_id:
-                self._waiting.remove(sequence)
-                sequence.finish("cancel")
-                self._send(sequence.done())
+                if sequence in self._waiting:
+                    self._waiting.remove(sequence)
+                self._finish(sequence, "cancel")
+                self._flush()
                 return
 
+    def trim(self) -> None:
+        """Gives back the memory of all slots that no sequence uses."""
+        for slot in self._slots:
+            if slot.sequence is None and len(slot.cached):
+                slot.cached.cut(0)
+                self._device.release(slot.index, 0)
+
     def step(self) -> None:
-        """Admits a sequence, evaluates one chunk of its prompt, or generates its next token."""
-        if self._running is None:
-            self._running = self._waiting.popleft()
-        sequence = self._running
+        """Gives free slots to those who wait, evaluates a chunk of a prompt, and a token of all who generate."""
+        while self._waiting and (choice := self._choice(self._waiting[0])):
+            self._guarded([choice.slot], self._admit, self._waiting.popleft(), choice)
+        if prefilling := self._in(Status.PREFILL):
+            slot = next_prefill(prefilling)
+            self._guarded([slot], self._prefill, slot, prefilling)
+            self._flush()
+        for slot in self._in(Status.DECODE):
+            if len(slot.cached) == self._device.num_ctx:
+                self._guarded([slot], self._make_room, slot)
+        if decoding := self._in(Status.DECODE):
+            self._guarded(decoding, self._decode, decoding)
+            self._flush()
+
+    def _in(self, status: Status) -> list[Slot]:
+        return [slot for slot in self._slots if slot.sequence is not None and slot.sequence.status is status]
+
+    def _guarded(self, slots: list[Slot], work: Callable[..., None], *arguments: object) -> None:
+        """Does `work`; whatever the device raises ends the sequences it was done for, not the runner."""
         try:
-            self._step(sequence)
+            work(*arguments)
         except Closed:
             raise
-        except Exception as error:  # whatever the device raises ends this request, not the runner
-            self._fail(sequence, error)
+        except Exception as error:
+            for slot in slots:
+                self._fail(slot, error)
+            self._flush()
 
-    def _step(self, sequence: Sequence) -> None:
-        if sequence.status is Status.DECODE:
-            self._decode(sequence)
-        elif sequence.status is Status.PREFILL:
-            self._prefill(sequence)
+    # a sequence's way
+
+    def _choice(self, sequence: Sequence) -> Choice | None:
+        return choose(self._slots, sequence.prompt, exact=sequence.reproducible)
+
+    def _admit(self, sequence: Sequence, choice: Choice) -> None:
+        slot, num_reused = choice.slot, choice.num_reused
+        slot.sequence = sequence
+        self._num_given += 1
+        slot.used, slot.passed_over = self._num_given, 0
+        sequence.begin_prefill(num_reused)
+        length = len(slot.cached)
+        if choice.source is slot:
+            slot.cached.cut(num_reused)
         else:
-            self._admit(sequence)
+            self._device.copy(choice.source.index, slot.index, num_reused)
+            slot.cached.become(choice.source.cached.prefix(num_reused), choice.source.cached.num_exact)
+        if length - len(sequence.prompt) >= MIN_RELEASED:
+            self._device.release(slot.index, len(sequence.prompt))
 
-    def _admit(self, sequence: Sequence) -> None:
-        device = self._device
-        sequence.admit(
-            self._tokenizer,
-            self._info,
-            num_ctx=device.num_ctx,
-            shifts=device.shifts,
-            constraint=self._constraint(sequence.request),
-        )
-        reused = self._cached.reusable(sequence.prompt, exact=sequence.reproducible)
-        self._cached.cut(reused)
-        sequence.begin_prefill(device.prefill(sequence.prompt[reused:], reused), reused)
-
-    def _constraint(self, request: Generate) -> Constraint | None:
-        return None if request.grammar is None else self._grammars.compile(request.grammar)
-
-    def _prefill(self, sequence: Sequence) -> None:
-        num_done = next(sequence.chunks, None)
-        if num_done is None:
+    def _prefill(self, slot: Slot, prefilling: list[Slot]) -> None:
+        sequence, device = slot.sequence, self._device
+        assert sequence is not None
+        past = len(slot.cached)
+        alone = not self._in(Status.DECODE)
+        chunk = device.chunk if alone else min(SHARED_CHUNK, device.chunk)
+        tokens = sequence.prompt[past : past + next_size(len(sequence.prompt) - past, chunk=chunk, tile=device.tile)]
+        last = past + len(tokens) == len(sequence.prompt)
+        device.prefill(slot.index, tokens, past, last=last)
+        slot.cached.extend(tokens)
+        for other in prefilling:
+            other.passed_over += len(tokens) if other is not slot else 0
+        if last:
             sequence.begin_decode()
-            self._choose(sequence)
-        else:
-            self._cached.extend(sequence.prompt[len(self._cached) : sequence.cached_count + num_done])
+            self._choose(slot, device.logits[0])
 
-    def _decode(self, sequence: Sequence) -> None:
-        if len(self._cached) == self._device.num_ctx:
-            self._make_room(sequence.kept)
-        token = sequence.tokens[-1]
-        self._device.decode(token, len(self._cached))
-        self._cached.append(token)
-        self._choose(sequence)
+    def _decode(self, decoding: list[Slot]) -> None:
+        device = self._device
+        for slot, other in trades(self._slots, decoding):
+            device.swap(slot.index, other.index)
+            slot.index, other.index = other.index, slot.index
+        ready = sorted(decoding, key=lambda slot: slot.index)
+        tokens = [slot.sequence.tokens[-1] for slot in ready if slot.sequence is not None]
+        device.decode(tokens, [len(slot.cached) for slot in ready])
+        for row, slot in enumerate(ready):
+            slot.cached.append(tokens[row])
+            self._guarded([slot], self._choose, slot, device.logits[row])
 
-    def _make_room(self, kept: int) -> None:
-        """Drops the older half of a full window, but for its first `kept` tokens."""
+    def _make_room(self, slot: Slot) -> None:
+        """Drops the older half of a full window, but for its first tokens, as many as the request keeps."""
+        kept = slot.sequence.kept if slot.sequence is not None else 0
         count = num_dropped(kept, self._device.num_ctx)
-        self._device.drop(kept, count, len(self._cached))
-        self._cached.drop(kept, count)
+        self._device.drop(slot.index, kept, count, len(slot.cached))
+        slot.cached.drop(kept, count)
 
-    def _choose(self, sequence: Sequence) -> None:
-        piece = sequence.advance(self._device.logits)
+    def _choose(self, slot: Slot, logits: Floats) -> None:
+        sequence = slot.sequence
+        assert sequence is not None
+        piece = sequence.advance(logits)
         if piece is not None:
-            self._send(piece)
+            self._frames.append(piece)
         if sequence.status is Status.FINISHED:
             self._finish(sequence, sequence.reason)
 
+    # ends
+
     def _finish(self, sequence: Sequence, reason: str) -> None:
         sequence.finish(reason)
-        self._running = None
-        self._send(sequence.done())
+        self._leave(sequence)
+        self._frames.append(sequence.done())
 
-    def _fail(self, sequence: Sequence, error: Exception) -> None:
-        self._running = None
-        if sequence.status is not Status.WAITING:
-            self._cached.cut(0)  # the failed call may have written anywhere
-        self._send(failure(sequence.id, error))
+    def _leave(self, sequence: Sequence) -> None:
+        for slot in self._slots:
+            if slot.sequence is sequence:
+                slot.sequence = None
+
+    def _fail(self, slot: Slot, error: Exception) -> None:
+        sequence = slot.sequence
+        if sequence is not None:
+            self._leave(sequence)
+            self._frames.append(failure(sequence.id, error))
+        slot.cached.cut(0)  # the failed call may have written anywhere
+
+    def _flush(self) -> None:
+        """Sends what the step has to say."""
+        if self._frames:
+            frames, self._frames = self._frames, []
+            self._send(*frames)

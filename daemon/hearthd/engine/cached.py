@@ -38,6 +38,26 @@ class CachedTokens:
         common = min(num_common(self._ids[: self._num_exact], prompt), max(len(prompt) - 2, 0))
         return common - common % self._tile
 
+    @property
+    def num_whole(self) -> int:
+        """How many leading tokens another request may go on from at all."""
+        return self._num_whole
+
+    @property
+    def num_exact(self) -> int:
+        """How many leading tokens are exact: a multiple of the tile."""
+        return self._num_exact
+
+    def prefix(self, length: int) -> list[int]:
+        """The first `length` tokens."""
+        return self._ids[:length]
+
+    def become(self, tokens: list[int], num_exact: int) -> None:
+        """`tokens` are held now, taken over from elsewhere, and nothing more; the first `num_exact` are exact."""
+        self._ids = tokens
+        self._num_whole = len(tokens)
+        self._num_exact = min(num_exact, len(tokens) - len(tokens) % self._tile)
+
     def cut(self, length: int) -> None:
         """Forgets all after the first `length`."""
         del self._ids[length:]

@@ -19,9 +19,9 @@ class Channel:
         self._socket = connection
         self._send_lock = threading.Lock()
 
-    def send(self, frame: Frame) -> None:
-        """Returns when the kernel has the whole frame; a daemon that does not read blocks it. Raises Closed."""
-        content = pack(frame)
+    def send(self, *frames: Frame) -> None:
+        """Returns when the kernel has the frames whole; a daemon that does not read blocks it. Raises Closed."""
+        content = b"".join(map(pack, frames))
         try:
             with self._send_lock:
                 self._socket.sendall(content)

@@ -39,6 +39,7 @@ def open_model(load: Load) -> tuple[VariantInfo, Tokenizer, Session | None]:
         num_threads=load.num_threads,
         num_batch=load.num_batch,
         num_gpu=load.num_gpu,
+        num_slots=load.num_slots,
     )
     place_weights(load, directory)
     return info, tokenizer, session
@@ -74,4 +75,5 @@ def loaded(load: Load, session: Session | None, load_ns: int) -> Loaded:
         size_bytes=session.size_bytes,
         size_vram_bytes=0,
         load_ns=load_ns,
+        num_slots=load.num_slots,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from enum import Enum
 from typing import Protocol
 
@@ -55,7 +54,6 @@ class Sequence:
         self.status = Status.WAITING
         self.prompt: list[int] = []
         self.tokens: list[int] = []  # generated and shown, so without the one that ends the text
-        self.chunks: Iterator[int] = iter(())  # the prefill in progress
         self.reason = ""
         self.cached_count = 0
         self.kept = 0  # tokens that stay at the front when the window is full
@@ -70,7 +68,7 @@ class Sequence:
         sampling = self.request.sampling
         return sampling.temperature <= 0 or sampling.seed != -1
 
-    def admit(
+    def prepare(
         self, tokenizer: Tokenizer, info: VariantInfo, *, num_ctx: int, shifts: bool, constraint: Constraint | None
     ) -> None:
         """Encodes the prompt and makes ready to generate.
@@ -79,7 +77,6 @@ class Sequence:
         or UnknownToken.
         """
         request = self.request
-        self._started_ns = time.monotonic_ns()
         before = tokenizer.text_of(request.context) if request.context else ""
         self._asked = tokenizer.encode_within(before + request.prompt, num_ctx)
         length = len(self._asked)
@@ -103,9 +100,9 @@ class Sequence:
             request.sampling, num_ctx=num_ctx, prompt=self.prompt, newline_ids=tokenizer.newline_ids
         )
 
-    def begin_prefill(self, chunks: Iterator[int], cached_count: int) -> None:
-        """`chunks` evaluates the prompt after its first `cached_count` tokens."""
-        self.chunks = chunks
+    def begin_prefill(self, cached_count: int) -> None:
+        """A slot is its own that holds the first `cached_count` tokens of the prompt."""
+        self._started_ns = time.monotonic_ns()
         self.cached_count = cached_count
         self.status = Status.PREFILL
 

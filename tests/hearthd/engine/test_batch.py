@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,45 +27,76 @@ CHUNK = 4
 class Echo:
     """A device that continues a text with the given script, and checks that its KV cache is used rightly."""
 
-    def __init__(self, tokenizer_path: Path, script: str, num_ctx: int = 64) -> None:
+    def __init__(self, tokenizer_path: Path, script: str, num_ctx: int = 64, num_slots: int = 1) -> None:
         self.tokenizer = Tokenizer(tokenizer_path, info())
         self.script = self.tokenizer.encode_plain(script)
         self.num_ctx = num_ctx
-        self.tile = CHUNK
+        self.num_slots = num_slots
+        self.tile = self.chunk = CHUNK
         self.shifts = True
-        self.kv: list[int] = []
-        self.evaluated: list[tuple[int, int]] = []  # (tokens, past) of each call
-        self.logits: Floats = np.zeros(NUM_BYTES + 1, np.float32)
+        self.slots: list[list[int]] = [[] for _ in range(num_slots)]
+        self.evaluated: list[tuple[int, int]] = []  # (tokens, past) of each prompt, or what of it was not cached
+        self.calls: list[tuple[str, int]] = []  # ("prefill", tokens), ("decode", sequences), ("swap" ..
+        self.logits: Floats = np.zeros((num_slots, NUM_BYTES + 1), np.float32)
         self.dropped: list[tuple[int, int, int]] = []  # (kept, count, length) of each call
         self.fails = False
-        self._num_decoded = 0
+        self._ends: dict[int, int] = {}  # id of a slot's list -> the length of its prompt
 
-    def _aim(self) -> None:
-        self.logits = np.zeros(NUM_BYTES + 1, np.float32)
-        done = self._num_decoded >= len(self.script)
-        self.logits[END if done else self.script[self._num_decoded]] = np.nan if self.fails else 1.0
-        self._num_decoded += 1
+    @property
+    def kv(self) -> list[int]:
+        """The tokens of the first slot."""
+        return self.slots[0]
 
-    def prefill(self, tokens: Sequence[int], past: int) -> Generator[int]:
-        assert tokens and past <= len(self.kv)
+    def _aim(self, row: int, slot: list[int]) -> None:
+        num_decoded = len(slot) - self._ends[id(slot)]
+        self.logits[row] = 0
+        done = num_decoded >= len(self.script)
+        self.logits[row, END if done else self.script[num_decoded]] = np.nan if self.fails else 1.0
+
+    def prefill(self, slot: int, tokens: Sequence[int], past: int, *, last: bool) -> None:
+        held = self.slots[slot]
+        assert tokens and past <= len(held)
         assert past + len(tokens) <= self.num_ctx
-        self.evaluated.append((len(tokens), past))
-        for start in range(0, len(tokens), CHUNK):
-            chunk = list(tokens[start : start + CHUNK])
-            self.kv[past + start :] = chunk
-            yield start + len(chunk)
-        self._num_decoded = 0
-        self._aim()
+        self.calls.append(("prefill", len(tokens)))
+        before, start = self.evaluated[-1] if self.evaluated else (0, 0)
+        if before and start + before == past and self._ends.get(id(held)) is None and len(held) == past:
+            self.evaluated[-1] = before + len(tokens), start
+        else:
+            self.evaluated.append((len(tokens), past))
+        held[past:] = tokens
+        self._ends.pop(id(held), None)
+        if last:
+            self._ends[id(held)] = len(held)
+            self._aim(0, held)
 
-    def decode(self, token: int, past: int) -> None:
-        assert past == len(self.kv) < self.num_ctx
-        self.kv.append(token)
-        self._aim()
+    def decode(self, tokens: Sequence[int], pasts: Sequence[int]) -> None:
+        self.calls.append(("decode", len(tokens)))
+        for row, (token, past) in enumerate(zip(tokens, pasts, strict=True)):
+            held = self.slots[row]
+            assert past == len(held) < self.num_ctx
+            held.append(token)
+            self._aim(row, held)
 
-    def drop(self, kept: int, count: int, length: int) -> None:
-        assert length == len(self.kv) and count > 0 <= kept and kept + count <= length
+    def drop(self, slot: int, kept: int, count: int, length: int) -> None:
+        held = self.slots[slot]
+        assert length == len(held) and count > 0 <= kept and kept + count <= length
         self.dropped.append((kept, count, length))
-        del self.kv[kept : kept + count]
+        del held[kept : kept + count]
+        self._ends[id(held)] -= count
+
+    def swap(self, left: int, right: int) -> None:
+        assert left != right
+        self.calls.append(("swap", left))
+        self.slots[left], self.slots[right] = self.slots[right], self.slots[left]
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        assert source != target and length <= len(self.slots[source])
+        self.calls.append(("copy", length))
+        self.slots[target][:] = self.slots[source][:length]
+
+    def release(self, slot: int, length: int) -> None:
+        self.calls.append(("release", length))
+        del self.slots[slot][length:]
 
 
 def info(**fields: Any) -> VariantInfo:
@@ -90,7 +121,10 @@ class Rig:
     def __init__(self, device: Echo, **fields: Any) -> None:
         self.device = device
         self.sent: list[Frame] = []
-        self.batch = Batch(device, device.tokenizer, info(**fields), self.sent.append)
+        self.batch = Batch(device, device.tokenizer, info(**fields), self._took)
+
+    def _took(self, *frames: Frame) -> None:
+        self.sent.extend(frames)
 
     def run(self, *requests: Generate) -> None:
         for request in requests:
@@ -281,19 +315,18 @@ def test_cancel_ends_the_running_request_within_a_step(tokenizer_path: Path) -> 
         rig.batch.step()
     rig.batch.cancel(1)
     assert rig.batch.idle
-    assert (rig.text(1), rig.done(1).reason) == ("a", "cancel")
+    assert (rig.text(1), rig.done(1).reason) == ("ab", "cancel")
 
 
 def test_cancel_between_two_chunks_of_a_prompt_keeps_what_is_evaluated(tokenizer_path: Path) -> None:
     rig = Rig(Echo(tokenizer_path, "ok"))
     rig.batch.add(Generate(1, "0123456789", sampling=GREEDY))
-    rig.batch.step()  # admitted
     rig.batch.step()  # one chunk
     rig.batch.cancel(1)
     rig.run(Generate(2, "0123456789", sampling=GREEDY))
     assert rig.done(1).reason == "cancel"
     assert rig.done(2).cached_count == CHUNK
-    assert rig.device.evaluated == [(10, 0), (6, 4)]
+    assert rig.device.calls[:3] == [("prefill", 4), ("prefill", 4), ("prefill", 2)]
     assert rig.text(2) == "ok"
 
 
@@ -376,7 +409,7 @@ def test_a_shift_that_fails_fails_one_request_and_the_next_is_served_from_an_emp
     class Short(Echo):
         """Has no memory left."""
 
-        def drop(self, kept: int, count: int, length: int) -> None:
+        def drop(self, slot: int, kept: int, count: int, length: int) -> None:
             raise MemoryError("no memory")
 
     rig = Rig(Short(tokenizer_path, "abcdefghijkl", num_ctx=16))

@@ -31,7 +31,10 @@ class Rig:
         self.sent: list[Frame] = []
         tokenizer = Tokenizer(variant / info.tokenizer, info)
         session = open_session(variant, info, num_ctx=NUM_CTX, num_threads=2)
-        self.batch = Batch(session, tokenizer, info, self.sent.append)
+        self.batch = Batch(session, tokenizer, info, self._took)
+
+    def _took(self, *frames: Frame) -> None:
+        self.sent.extend(frames)
 
     def run(self, *requests: Generate) -> None:
         for request in requests:

@@ -194,8 +194,11 @@ class Starter:
         self.session: Session = open_session(directory, info, num_ctx=1024, num_threads=2, num_batch=512)
         self._sent: list[Frame] = []
         tokenizer = Tokenizer(directory / info.tokenizer, info)
-        self._batch = Batch(self.session, tokenizer, info, self._sent.append)
+        self._batch = Batch(self.session, tokenizer, info, self._took)
         self.num_complete = 0
+
+    def _took(self, *frames: Frame) -> None:
+        self._sent.extend(frames)
 
     def answer(self, schema: Schema, seed: int) -> str | None:
         """The model's answer; None where it is too long."""

@@ -59,10 +59,10 @@ def test_weights_that_were_read_in_give_the_same_logits(tiny_variant: Path) -> N
     info = read_variant(tiny_variant)
     assert info is not None
     session = open_session(tiny_variant, info, num_ctx=64)
-    list(session.prefill([5, 6, 7], 0))
+    session.evaluate([5, 6, 7])
     before = session.logits.copy()
     read_in(tiny_variant)
-    list(session.prefill([5, 6, 7], 0))
+    session.evaluate([5, 6, 7])
     np.testing.assert_array_equal(session.logits, before)
 
 
