@@ -98,5 +98,9 @@ class LoadFailed(HearthError):
     """A runner could not load its model."""
 
 
+class LoadStalled(LoadFailed):
+    """A load stood still for too long."""
+
+
 class RunnerDied(HearthError):
     """A runner's process ended while it was needed."""

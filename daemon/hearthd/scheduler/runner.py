@@ -3,40 +3,47 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import socket
-import sys
-from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from itertools import count
-from typing import Protocol, cast
+from typing import Protocol, TypeVar
 
-from msgspec import DecodeError, structs
+from msgspec import structs
 
 from hearthd.engine.frames import (
     MAX_FRAME_BYTES,
     PREFIX_BYTES,
     Cancel,
     Done,
-    Failed,
     Frame,
     FromRunner,
     Generate,
+    Leave,
     Load,
     Loaded,
     LoadFailure,
     Piece,
+    Ping,
+    Pong,
     Tokenize,
     Tokens,
-    from_runner_decoder,
+    Trim,
+    Trimmed,
     pack,
 )
-from hearthd.errors import BadRequest, HearthError, LoadFailed, NotFound, RunnerDied, TooLarge
+from hearthd.errors import HearthError, LoadFailed, LoadStalled, RunnerDied, TooLarge
+from hearthd.scheduler.answer import LAST, Answer, Reply
+from hearthd.scheduler.heartbeat import Heartbeat
+from hearthd.scheduler.link import Link
+from hearthd.scheduler.process import COMMAND, exit_sentence, progress, start_process
 
 EXIT_GRACE_S = 2.0  # from the closed socket to SIGKILL
-MAX_PENDING_FRAMES = 4096  # of one request, sent by the runner and not yet taken
-MAX_PENDING_CHARACTERS = 1 << 20
+SAVE_GRACE_S = 10.0  # from Leave to the closed socket
+LOOKS_PER_TIMEOUT = 4  # at the progress of a load
+LONGEST_LOOK_S = 5.0
+
+T = TypeVar("T", Tokens, Trimmed)
 
 
 class Runner(Protocol):
@@ -51,6 +58,14 @@ class Runner(Protocol):
         """False once the runner was closed or its process ended."""
 
     @property
+    def reason(self) -> HearthError | None:
+        """Why it ended, once it has."""
+
+    @property
+    def num_answered(self) -> int:
+        """Generations that it brought to their end."""
+
+    @property
     def pid(self) -> int:
         """The process id; 0: there is no process."""
 
@@ -63,162 +78,57 @@ class Runner(Protocol):
     async def tokenize(self, text: str) -> list[int]:
         """Ids of `text`, with BOS where the model adds it. Raises RunnerDied."""
 
+    async def trim(self, level: int) -> int:
+        """Bytes that the runner gave back: see Trim. Raises RunnerDied."""
+
     async def wait_closed(self) -> None:
         """Returns when the process has ended, whyever."""
 
-    async def close(self, reason: HearthError | None = None) -> None:
-        """Ends the process and returns when it is gone; requests under way fail with `reason`."""
+    async def close(self, reason: HearthError | None = None, *, save: bool = False) -> None:
+        """Ends the process and returns when it is gone; requests under way fail with `reason`.
 
-
-class _Answer:
-    """Frames of one request, from the socket to whoever waits for them."""
-
-    __slots__ = ("_characters", "_error", "_frames", "_waiter")
-
-    def __init__(self) -> None:
-        self._frames: deque[FromRunner] = deque()
-        self._characters = 0
-        self._error: HearthError | None = None
-        self._waiter: asyncio.Future[None] | None = None
-
-    def put(self, frame: FromRunner) -> bool:
-        """Whether there was room for it."""
-        if isinstance(frame, Piece):
-            self._characters += len(frame.text)
-        self._frames.append(frame)
-        self._wake()
-        return self._characters <= MAX_PENDING_CHARACTERS and len(self._frames) <= MAX_PENDING_FRAMES
-
-    def fail(self, error: HearthError) -> None:
-        self._error = error
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    async def take(self) -> FromRunner:
-        """The next frame; those that came before a failure come first. Raises HearthError."""
-        while not self._frames:
-            if self._error is not None:
-                raise self._error
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
-            self._waiter = None
-        frame = self._frames.popleft()
-        if isinstance(frame, Piece):
-            self._characters -= len(frame.text)
-        elif isinstance(frame, Failed):
-            raise _as_error(frame)
-        return frame
-
-
-def _as_error(failed: Failed) -> HearthError:
-    kind = {400: BadRequest, 404: NotFound, 413: TooLarge}.get(failed.status, HearthError)
-    return kind(failed.message)
-
-
-def exit_sentence(status: int | None) -> str:
-    """How a process with this return code (negative: signal) ended, for a client."""
-    if status is None:
-        return "it no longer answers"
-    if status == -signal.SIGKILL:
-        return "killed by SIGKILL, most likely for lack of memory"
-    if status < 0:
-        return f"killed by {signal.Signals(-status).name}"
-    return f"exit status {status}"
-
-
-async def _start_process(fd: int) -> asyncio.subprocess.Process:
-    """The process that serves the socket `fd`. When cancelled, there is none."""
-    starting = asyncio.ensure_future(
-        asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", "hearthd.engine", "--fd", str(fd)),
-            pass_fds=[fd],
-            start_new_session=True,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-        )
-    )
-    try:
-        return await asyncio.shield(starting)
-    except asyncio.CancelledError:
-        process = await starting
-        process.kill()
-        await process.wait()
-        raise
-
-
-class _Link(asyncio.Protocol):
-    """Cuts the byte stream from a runner into frames, for those whom `connect` names."""
-
-    def __init__(self) -> None:
-        self._buffer = bytearray()
-        self._transport: asyncio.Transport | None = None
-        self._take: Callable[[FromRunner], None] = lambda frame: None
-        self._lost: Callable[[], None] = lambda: None
-
-    def connect(self, take: Callable[[FromRunner], None], lost: Callable[[], None]) -> None:
-        """A runner says nothing before it was sent Load, so this may follow its start."""
-        self._take = take
-        self._lost = lost
-        if self._transport is None:
-            lost()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass of it
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
-        self._lost()
-
-    def data_received(self, data: bytes) -> None:
-        buffer = self._buffer
-        buffer += data
-        start = 0
-        while len(buffer) - start >= PREFIX_BYTES:
-            body = start + PREFIX_BYTES
-            end = body + int.from_bytes(buffer[start:body], "little")
-            if end - body > MAX_FRAME_BYTES:
-                return self._abort()
-            if len(buffer) < end:
-                break
-            try:
-                self._take(from_runner_decoder.decode(bytes(buffer[body:end])))
-            except DecodeError:
-                return self._abort()
-            start = end
-        del buffer[:start]
-
-    def _abort(self) -> None:
-        """Gives up on a runner whose stream makes no sense."""
-        if self._transport is not None:
-            self._transport.abort()
+        With `save` it gets time to write evaluated prompts to the disk, where it was loaded to do so.
+        """
 
 
 class ProcessRunner:
     """A Runner in a process of its own: `python -m hearthd.engine`."""
 
-    def __init__(self, process: asyncio.subprocess.Process, transport: asyncio.Transport) -> None:
+    def __init__(
+        self, process: asyncio.subprocess.Process, transport: asyncio.Transport, link: Link, hang_timeout_s: float
+    ) -> None:
         self._process = process
         self._transport = transport
-        self._first: asyncio.Future[FromRunner] = asyncio.get_running_loop().create_future()
+        self._link = link
+        self._first: asyncio.Future[Loaded | LoadFailure] = asyncio.get_running_loop().create_future()
         self._loaded: Loaded | None = None
-        self._answers: dict[int, _Answer] = {}
+        self._saves = False
+        self._answers: dict[int, Answer] = {}
+        self._num_answered = 0
         self._ids = count(1)
+        self._heartbeat = Heartbeat(hang_timeout_s, self._ping, self._give_up)
         self._reason: HearthError | None = None
         self._alive = True
         self._ending: asyncio.Task[None] | None = None
         self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        link.connect(self._take, self._lost, self._broken)
 
     @classmethod
-    async def start(cls, load: Load, *, timeout_s: float = 300.0) -> ProcessRunner:
-        """A runner that has loaded `load`.
+    async def start(
+        cls,
+        load: Load,
+        *,
+        timeout_s: float = 300.0,
+        hang_timeout_s: float = 60.0,
+        command: Sequence[str] = COMMAND,
+    ) -> ProcessRunner:
+        """A runner that has loaded `load`, served by `command`.
 
-        Raises LoadFailed with the runner's sentence or when the time is over, RunnerDied when the process
-        ended without a word. When cancelled, the process is gone before this returns.
+        Raises LoadFailed with the runner's sentence, LoadStalled when the load made no progress for `timeout_s`,
+        RunnerDied when the process ended without a word. When cancelled, the process is gone before this returns.
+        A runner that has work and says nothing for `hang_timeout_s` is killed.
         """
-        runner = await cls._spawn()
+        runner = await cls._spawn(command, hang_timeout_s)
         try:
             await runner._load(load, timeout_s)
         except BaseException:
@@ -227,34 +137,40 @@ class ProcessRunner:
         return runner
 
     @classmethod
-    async def _spawn(cls) -> ProcessRunner:
+    async def _spawn(cls, command: Sequence[str], hang_timeout_s: float) -> ProcessRunner:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
-        link = _Link()
+        link = Link()
         with theirs:
             transport, _ = await asyncio.get_running_loop().create_connection(lambda: link, sock=ours)
             try:
-                runner = cls(await _start_process(theirs.fileno()), transport)
+                process = await start_process(theirs.fileno(), command)
             except BaseException as error:
                 transport.abort()
                 if isinstance(error, OSError):
                     raise LoadFailed(f"the model runner cannot be started: {error}") from error
                 raise
-        link.connect(runner._take, runner._lost)
-        return runner
+        return cls(process, transport, link, hang_timeout_s)
 
     async def _load(self, load: Load, timeout_s: float) -> None:
+        self._saves = bool(load.prefix_dir)
         self._send(load)
-        try:
-            async with asyncio.timeout(timeout_s):
-                first = await self._first
-        except TimeoutError:
-            raise LoadFailed(f"the model did not load within {timeout_s:g} s") from None
+        first = await self._first_frame(timeout_s)
         if isinstance(first, LoadFailure):
             raise LoadFailed(first.message)
-        if not isinstance(first, Loaded):
-            raise LoadFailed(f"the model runner answered {type(first).__name__} instead of Loaded")
         self._loaded = first
+
+    async def _first_frame(self, timeout_s: float) -> Loaded | LoadFailure:
+        """The answer to Load. Raises LoadStalled once the process has stood still for `timeout_s`, RunnerDied."""
+        look_s = min(LONGEST_LOOK_S, timeout_s / LOOKS_PER_TIMEOUT)
+        seen, num_idle = progress(self.pid), 0
+        while num_idle * look_s < timeout_s:
+            done, _ = await asyncio.wait([self._first], timeout=look_s)
+            if done:
+                return self._first.result()
+            before, seen = seen, progress(self.pid)
+            num_idle = num_idle + 1 if seen == before else 0
+        raise LoadStalled(f"loading the model made no progress for {timeout_s:g} s and was given up")
 
     @property
     def loaded(self) -> Loaded:
@@ -266,15 +182,25 @@ class ProcessRunner:
         return self._alive
 
     @property
+    def reason(self) -> HearthError | None:
+        return self._reason
+
+    @property
+    def num_answered(self) -> int:
+        return self._num_answered
+
+    @property
     def pid(self) -> int:
         """The process id."""
         return self._process.pid
 
+    # requests
+
     async def generate(self, request: Generate) -> AsyncGenerator[Piece | Done]:
         """As Runner.generate. A reader that lags far behind the model fails with HearthError."""
         request = structs.replace(request, id=next(self._ids))
-        answer = self._open(request.id)
-        frame: FromRunner | None = None
+        answer = self._open(request.id, Piece, Done)
+        frame: Reply | None = None
         try:
             self._send(request)
             while not isinstance(frame, Done):
@@ -282,30 +208,45 @@ class ProcessRunner:
                 assert isinstance(frame, Piece | Done)
                 yield frame
         finally:
-            self._close(request.id)
+            self._cancel(request.id)
 
     async def tokenize(self, text: str) -> list[int]:
         """As Runner.tokenize."""
-        request = Tokenize(next(self._ids), text)
-        answer = self._open(request.id)
+        return (await self._ask(Tokenize(next(self._ids), text), Tokens)).ids
+
+    async def trim(self, level: int) -> int:
+        """As Runner.trim."""
+        return (await self._ask(Trim(next(self._ids), level), Trimmed)).released_bytes
+
+    async def _ask(self, request: Tokenize | Trim, kind: type[T]) -> T:
+        answer = self._open(request.id, kind)
         try:
             self._send(request)
             frame = await answer.take()
-            assert isinstance(frame, Tokens)
-            return frame.ids
+            assert isinstance(frame, kind)
+            return frame
         finally:
-            self._answers.pop(request.id, None)
+            self._forget(request.id)
 
-    def _open(self, request_id: int) -> _Answer:
+    def _open(self, request_id: int, *kinds: type[Reply]) -> Answer:
         if not self._alive:
             raise self._reason or RunnerDied("the model runner has ended")
-        answer = self._answers[request_id] = _Answer()
+        answer = self._answers[request_id] = Answer(*kinds)
+        self._heartbeat.start()
         return answer
 
-    def _close(self, request_id: int) -> None:
-        """Forgets a request; one that was not answered to its end is cancelled."""
-        if self._answers.pop(request_id, None) is not None and self._alive:
+    def _forget(self, request_id: int) -> bool:
+        """Whether the runner still worked on it."""
+        was_open = self._answers.pop(request_id, None) is not None
+        if not self._answers:
+            self._heartbeat.stop()
+        return was_open
+
+    def _cancel(self, request_id: int) -> None:
+        if self._forget(request_id) and self._alive:
             self._send(Cancel(request_id))
+
+    # frames
 
     def _send(self, frame: Frame) -> None:
         content = pack(frame)
@@ -313,55 +254,87 @@ class ProcessRunner:
             raise TooLarge(f"the prompt exceeds {MAX_FRAME_BYTES >> 20} MiB")
         self._transport.write(content)
 
+    def _ping(self) -> None:
+        self._send(Ping(next(self._ids)))
+
     def _take(self, frame: FromRunner) -> None:
-        if isinstance(frame, Loaded | LoadFailure):
-            if not self._first.done():
-                self._first.set_result(frame)
-            return
-        answer = self._answers.get(frame.id)
-        if answer is None:
-            return
+        if isinstance(frame, Pong):
+            return self._heartbeat.heard(frame.busy_ns)
+        self._heartbeat.heard()
+        if isinstance(frame, Loaded | LoadFailure) is self._first.done():
+            self._link.refuse(f"{type(frame).__name__} at the wrong time")
+        elif isinstance(frame, Loaded | LoadFailure):
+            self._first.set_result(frame)
+        elif answer := self._answers.get(frame.id):
+            self._hand(answer, frame)
+
+    def _hand(self, answer: Answer, frame: Reply) -> None:
+        if not answer.expects(frame):
+            return self._link.refuse(f"{type(frame).__name__} answers another kind of request")
         if not answer.put(frame):
             answer.fail(HearthError("the answer was not read as fast as the model wrote it"))
-            self._close(frame.id)
-        elif isinstance(frame, Done | Failed):
-            del self._answers[frame.id]
+            return self._cancel(frame.id)
+        if isinstance(frame, LAST):
+            self._forget(frame.id)
+            self._num_answered += isinstance(frame, Done) and frame.reason != "cancel"
+
+    # the end
 
     def _lost(self) -> None:
         self._end(None)
 
-    def _end(self, reason: HearthError | None) -> asyncio.Task[None]:
+    def _broken(self, why: str) -> None:
+        self._give_up(RunnerDied(f"the model runner sent a broken frame ({why}) and was ended"))
+
+    def _give_up(self, error: RunnerDied) -> None:
+        """A process that has lost its senses is not asked to leave."""
+        self._kill()
+        self._end(error)
+
+    def _kill(self) -> None:
+        with suppress(ProcessLookupError):
+            self._process.kill()
+
+    def _end(self, reason: HearthError | None, *, save: bool = False) -> asyncio.Task[None]:
         """Begins to end the runner, once."""
         if self._ending is None:
             self._alive = False
-            self._reason = reason
-            self._ending = asyncio.get_running_loop().create_task(self._reap())
+            self._heartbeat.stop()
+            self._ending = asyncio.get_running_loop().create_task(self._reap(save and self._saves))
+            if reason is not None:
+                self._fail(reason)
         return self._ending
 
-    async def _reap(self) -> None:
-        """Closes the socket, which ends the process; sees it gone, by SIGKILL if need be; fails what was open."""
-        self._transport.abort()
-        try:
-            async with asyncio.timeout(EXIT_GRACE_S):
-                status = await self._process.wait()
-        except TimeoutError:
-            with suppress(ProcessLookupError):
-                self._process.kill()
-            status = await self._process.wait()
-        error = self._reason or RunnerDied(f"the model runner ended unexpectedly ({exit_sentence(status)})")
-        self._reason = error
-        for answer in self._answers.values():
-            answer.fail(error)
-        self._answers.clear()
+    def _fail(self, reason: HearthError) -> None:
+        """Ends with `reason` all that is open."""
+        self._reason = reason
+        for request_id, answer in list(self._answers.items()):
+            answer.fail(reason)
+            self._forget(request_id)
         if not self._first.done():
-            self._first.set_exception(error)
+            self._first.set_exception(reason)
             self._first.exception()  # seen, even where nobody waits any more
+
+    async def _reap(self, save: bool) -> None:
+        """Closes the socket, which ends the process, and sees it gone, by SIGKILL if need be."""
+        exiting = asyncio.ensure_future(self._process.wait())
+        if save:
+            self._send(Leave())
+            await asyncio.wait([exiting], timeout=SAVE_GRACE_S)
+        self._transport.abort()
+        await asyncio.wait([exiting], timeout=EXIT_GRACE_S)
+        killed = not exiting.done()
+        if killed:
+            self._kill()
+        status = await exiting
+        if self._reason is None:
+            self._fail(RunnerDied(f"the model runner ended unexpectedly ({exit_sentence(status, by_us=killed)})"))
         self._closed.set_result(None)
 
     async def wait_closed(self) -> None:
         """As Runner.wait_closed."""
         await asyncio.shield(self._closed)
 
-    async def close(self, reason: HearthError | None = None) -> None:
+    async def close(self, reason: HearthError | None = None, *, save: bool = False) -> None:
         """As Runner.close."""
-        await asyncio.shield(self._end(reason or RunnerDied("the model was unloaded")))
+        await asyncio.shield(self._end(reason or RunnerDied("the model was unloaded"), save=save))

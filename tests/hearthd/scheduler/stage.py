@@ -91,24 +91,34 @@ class ToyRunner:
         self.loaded = Loaded("toy", "nothing", load.num_ctx, size_bytes, 0, 1)
         self.alive = True
         self.reason: HearthError | None = None
+        self.num_answered = 0
+        self.saved = False
+        self.released_bytes = 0  # in answer to the next trim
+        self.trims: list[int] = []
         self._gone = asyncio.Event()
 
     async def generate(self, request: Generate) -> AsyncGenerator[Piece | Done]:
+        self.num_answered += 1
         yield Done(0, "stop", 1, 0, 1, 1, 1)
 
     async def tokenize(self, text: str) -> list[int]:
         return [1]
 
+    async def trim(self, level: int) -> int:
+        self.trims.append(level)
+        return self.released_bytes
+
     async def wait_closed(self) -> None:
         await self._gone.wait()
 
-    def dies(self) -> None:
+    def dies(self, reason: HearthError | None = None) -> None:
         self.alive = False
+        self.reason = reason
         self._gone.set()
 
-    async def close(self, reason: HearthError | None = None) -> None:
-        self.reason = reason
-        self.dies()
+    async def close(self, reason: HearthError | None = None, *, save: bool = False) -> None:
+        self.saved = save
+        self.dies(reason)
 
 
 @dataclass
