@@ -523,3 +523,148 @@ def test_a_grammar_that_does_not_compile_fails_as_bad_request_before_any_evaluat
     assert rig.failed(1).status == 400
     assert rig.device.evaluated == [(1, 0)]
     assert rig.text(2) == "ok"
+
+
+def many(count: int, **fields: Any) -> list[Generate]:
+    return [Generate(n, "prompt " + "abcdefgh"[n] * 3, sampling=GREEDY, **fields) for n in range(1, count + 1)]
+
+
+def test_sequences_of_several_slots_share_every_step(tokenizer_path: Path) -> None:
+    rig = Rig(Echo(tokenizer_path, "hello world", num_slots=4))
+    rig.run(*many(4))
+    assert [rig.text(n) for n in (1, 2, 3, 4)] == ["hello world"] * 4
+    assert ("decode", 4) in rig.device.calls
+    assert sum(count for name, count in rig.device.calls if name == "decode") == 4 * len("hello world")
+
+
+def test_a_sequence_joins_while_others_generate_and_leaves_them_running(tokenizer_path: Path) -> None:
+    rig = Rig(Echo(tokenizer_path, "abcdefghijklmnop", num_slots=2))
+    rig.batch.add(Generate(1, "x", sampling=GREEDY))
+    while len(rig.text(1)) < 4:
+        rig.batch.step()
+    rig.batch.add(Generate(2, "some longer prompt", num_predict=3, sampling=GREEDY))
+    while not rig.text(2):
+        shown = len(rig.text(1))
+        rig.batch.step()
+        assert len(rig.text(1)) == shown + 1  # one token a chunk of the other's prompt
+    rig.run()
+    assert (rig.text(1), rig.text(2)) == ("abcdefghijklmnop", "abc")
+
+
+def test_more_sequences_than_slots_wait_in_the_order_they_came(tokenizer_path: Path) -> None:
+    rig = Rig(Echo(tokenizer_path, "ab", num_slots=2))
+    rig.run(*many(7))
+    assert [frame.id for frame in rig.sent if isinstance(frame, Done)] == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_a_short_answer_frees_its_slot_for_the_next_while_a_long_one_goes_on(tokenizer_path: Path) -> None:
+    rig = Rig(Echo(tokenizer_path, "abcdefghijklmnopqrstuvwxyz", num_slots=2))
+    rig.run(
+        Generate(1, "one", sampling=GREEDY),
+        Generate(2, "two", num_predict=2, sampling=GREEDY),
+        Generate(3, "three", num_predict=2, sampling=GREEDY),
+    )
+    assert [frame.id for frame in rig.sent if isinstance(frame, Done)] == [2, 3, 1]
+    assert rig.text(1) == "abcdefghijklmnopqrstuvwxyz"
+
+
+def test_each_sequence_keeps_its_own_text_when_slots_trade_places(tokenizer_path: Path) -> None:
+    rig = Rig(Echo(tokenizer_path, "abcdefghijklmnopqrstuvwxyz", num_slots=4))
+    lengths = {1: 3, 2: 20, 3: 7, 4: 15, 5: 26, 6: 1, 7: 11, 8: 2}
+    rig.run(*(Generate(n, f"prompt number {n}", num_predict=m, sampling=GREEDY) for n, m in lengths.items()))
+    for n, length in lengths.items():
+        assert rig.text(n) == "abcdefghijklmnopqrstuvwxyz"[:length]
+    assert any(name == "swap" for name, _ in rig.device.calls)
+
+
+def test_a_system_prompt_is_evaluated_once_for_all_slots(tokenizer_path: Path) -> None:
+    rig = Rig(Echo(tokenizer_path, "ok", num_ctx=128, num_slots=3))
+    system = "You are a helpful assistant of few words. "
+    rig.run(Generate(1, system + "first question, which is rather long", sampling=DRAWN))
+    rig.run(Generate(2, system + "second", sampling=DRAWN), Generate(3, system + "3rd", sampling=DRAWN))
+    assert rig.done(2).cached_count == rig.done(3).cached_count == len(system)
+    assert [rig.text(n) for n in (1, 2, 3)] == ["ok", "ok", "ok"]
+    rig.run(Generate(4, system + "first question, which is rather longer", sampling=DRAWN))
+    assert rig.done(4).cached_count == len(system + "first question, which is rather long")
+
+
+def test_a_failure_of_one_sequence_leaves_the_others_their_answers(tokenizer_path: Path) -> None:
+    class Flawed(Echo):
+        """Gives one sequence no finite logits."""
+
+        def decode(self, tokens: Sequence[int], pasts: Sequence[int]) -> None:
+            super().decode(tokens, pasts)
+            for row, held in enumerate(self.slots[: len(tokens)]):
+                if self.tokenizer.text_of(held).startswith("bad"):
+                    self.logits[row] = np.nan
+
+    rig = Rig(Flawed(tokenizer_path, "abcdef", num_slots=3))
+    prompts = ("good", "bad", "fine")
+    rig.run(*(Generate(n, prompt, sampling=GREEDY) for n, prompt in enumerate(prompts, 1)))
+    assert "not finite" in rig.failed(2).message
+    assert (rig.text(1), rig.text(3)) == ("abcdef", "abcdef")
+
+
+def test_a_step_that_fails_ends_those_who_took_part_and_the_next_are_served(tokenizer_path: Path) -> None:
+    class Broken(Echo):
+        """Fails once, in a step of two."""
+
+        def decode(self, tokens: Sequence[int], pasts: Sequence[int]) -> None:
+            if len(tokens) == 2 and not self.fails:
+                self.fails = True
+                raise MemoryError("no memory")
+            super().decode(tokens, pasts)
+
+        def _aim(self, row: int, slot: list[int]) -> None:
+            fails, self.fails = self.fails, False
+            super()._aim(row, slot)
+            self.fails = fails
+
+    rig = Rig(Broken(tokenizer_path, "abcdefghijkl", num_slots=2))
+    rig.run(*many(3))
+    assert "no memory" in rig.failed(1).message
+    assert "no memory" in rig.failed(2).message
+    assert rig.text(3) == "abcdefghijkl"
+
+
+def test_trimming_gives_back_free_slots_and_leaves_running_sequences_alone(tokenizer_path: Path) -> None:
+    rig = Rig(Echo(tokenizer_path, "abcdef", num_slots=2))
+    rig.run(Generate(1, "hello", sampling=DRAWN), Generate(2, "other", sampling=DRAWN))
+    rig.batch.add(Generate(3, "third prompt", sampling=DRAWN))
+    rig.batch.step()
+    rig.batch.trim()
+    rig.run()
+    assert rig.text(3) == "abcdef"
+    assert rig.device.calls.count(("release", 0)) == 1
+    rig.run(Generate(4, "hello", sampling=DRAWN), Generate(5, "third prompt", sampling=DRAWN))
+    assert rig.done(4).cached_count == 0
+    assert rig.done(5).cached_count == len("third prompt") - 1
+
+
+def test_a_short_prompt_in_the_place_of_a_long_one_gives_memory_back(tokenizer_path: Path) -> None:
+    rig = Rig(Echo(tokenizer_path, "ok", num_ctx=1024))
+    rig.run(Generate(1, "a" * 700, sampling=DRAWN), Generate(2, "short", sampling=DRAWN))
+    assert ("release", 5) in rig.device.calls
+
+
+def test_cancel_ends_one_of_several_and_the_rest_goes_on(tokenizer_path: Path) -> None:
+    rig = Rig(Echo(tokenizer_path, "abcdefghij", num_slots=3))
+    for request in many(3):
+        rig.batch.add(request)
+    while len(rig.text(3)) < 2:
+        rig.batch.step()
+    rig.batch.cancel(2)
+    rig.run()
+    assert rig.done(2).reason == "cancel"
+    assert (rig.text(1), rig.text(3)) == ("abcdefghij", "abcdefghij")
+    assert len(rig.text(2)) < 10
+
+
+def test_a_full_window_shifts_in_its_own_slot(tokenizer_path: Path) -> None:
+    rig = Rig(Echo(tokenizer_path, "abcdefghijkl" * 3, num_ctx=16, num_slots=2))
+    rig.run(
+        Generate(1, "0123456789", num_predict=30, sampling=GREEDY),
+        Generate(2, "01", num_predict=9, sampling=GREEDY),
+    )
+    assert rig.text(1) == ("abcdefghijkl" * 3)[:30]
+    assert rig.text(2) == "abcdefghi"
