@@ -22,7 +22,7 @@ ALLOWED = {
                     "hearthd.modelfile", "hearthd.config", "hearthd.engine.frames"},
     "hearthd.prompt": set(),
     "hearthd.scheduler": {"hearthd.store", "hearthd.engine.frames"},
-    "hearthd.engine": {"hearthd.store.variant", "hearthd.store.durable"},
+    "hearthd.engine": {"hearthd.store.variant", "hearthd.store.needs", "hearthd.store.durable"},
     "hearthd.engine.frames": set(),
     "hearthd.store": set(),
     "hearthd.registry": {"hearthd.store", "hearthd.modelfile", "hearthd.options", "hearthd.transfer.messages",

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from msgspec import structs
+
 from hearthd.engine.frames import Load
 from hearthd.errors import LoadFailed, RunnerDied
+from hearthd.memory import anonymous_bytes
 from hearthd.scheduler import placement
+from hearthd.scheduler.estimates import Estimates, needs_of, size
 from hearthd.scheduler.lease import LoadedModel, LoadOptions
 from hearthd.scheduler.runner import Runner
 from hearthd.store.store import StoredModel
@@ -18,7 +22,7 @@ from hearthd.store.variant import VariantInfo
 
 log = logging.getLogger(__name__)
 
-RUNNER_BYTES = 64 << 20  # a runner without a model: interpreter, NumPy, ONNX Runtime
+LEAST_NUM_CTX = 2048  # tokens: no window is made shorter than that to fit
 
 Prepare = Callable[[StoredModel], Awaitable[tuple[Path, VariantInfo]]]
 Spawn = Callable[[Load], Awaitable[Runner]]
@@ -55,6 +59,31 @@ class LoadDefaults:
 
 
 @dataclass(frozen=True, slots=True)
+class Wanted:
+    """A model that is to be loaded, as large as it was asked for."""
+
+    key: str
+    model: StoredModel
+    info: VariantInfo
+    frame: Load
+    any_num_ctx: bool  # nobody asked for the frame's
+
+    def frames(self) -> list[Load]:
+        """The frame and smaller ones that will do: fewer slots first, then, where nobody asked, a shorter window."""
+        frames = [self.frame]
+        while (smaller := self._smaller(frames[-1])) is not None:
+            frames.append(smaller)
+        return frames
+
+    def _smaller(self, frame: Load) -> Load | None:
+        if frame.num_slots > 1:
+            return structs.replace(frame, num_slots=frame.num_slots // 2)
+        if self.any_num_ctx and frame.num_ctx > LEAST_NUM_CTX:
+            return structs.replace(frame, num_ctx=max(LEAST_NUM_CTX, frame.num_ctx // 2))
+        return None
+
+
+@dataclass(frozen=True, slots=True)
 class Underway:
     """The load in progress."""
 
@@ -83,6 +112,7 @@ class Loader:
         self._available = available
         self._spare = spare
         self._defaults = defaults
+        self._estimates = Estimates()
         self.underway: Underway | None = None
 
     async def load(self, key: str, model: StoredModel, options: LoadOptions, residents: Residents) -> LoadedModel:
@@ -95,14 +125,13 @@ class Loader:
     async def _load(self, key: str, model: StoredModel, options: LoadOptions, residents: Residents) -> LoadedModel:
         name, defaults = model.name.short, self._defaults
         directory, info = await self._prepare(model)
-        frame = self._frame(directory, options, info.context_length)
-        needed_bytes = _needed_bytes(frame, info)
-        self.underway = Underway(model, frame.num_ctx, needed_bytes)
-        await self._make_room(name, needed_bytes, residents)
-        log.info("load %s: %d MiB needed, num_ctx %d", name, needed_bytes >> 20, frame.num_ctx)
-        runner = await self._spawn_with_room(frame, residents)
+        wanted = Wanted(key, model, info, self._frame(directory, options, info.context_length), options.num_ctx is None)
+        frame = await self._make_room(wanted, residents)
+        log.info("load %s: %d MiB needed, num_ctx %d", name, self._needed_bytes(wanted, frame) >> 20, frame.num_ctx)
+        frame, runner = await self._spawn_with_room(wanted, frame, residents)
         ready = runner.loaded
         log.info("ready %s: %d MiB, %.2f s, %s", name, ready.size_bytes >> 20, ready.load_ns / 1e9, ready.device)
+        self._estimates.learn(key, name, needs_of(frame, info), ready.resident_bytes)
         return LoadedModel(
             key=key,
             model=model,
@@ -132,51 +161,84 @@ class Loader:
             prefix_bytes=defaults.prefix_bytes,
         )
 
-    async def _spawn_with_room(self, frame: Load, residents: Residents) -> Runner:
-        """A runner; where the first one dies, all other models make room and one more is tried."""
-        try:
-            return await self._spawn(frame)
-        except RunnerDied as error:
-            if not residents.resident():
-                raise
-            log.warning("%s; unloading all models and trying again", error)
-        for loaded in residents.resident():
-            await residents.vacate(loaded, "evict")
-        return await self._spawn(frame)
-
-    async def _make_room(self, name: str, needed_bytes: int, residents: Residents) -> None:
+    async def _make_room(self, wanted: Wanted, residents: Residents) -> Load:
+        """What is loaded: the frame that was wanted, or the largest that can fit. Returns when there is room for it."""
+        name = wanted.model.name.short
         while True:
             await residents.settle()
             models = residents.resident()
-            match placement.plan(
-                [_resident(loaded) for loaded in models],
-                needed_bytes=needed_bytes,
-                available_bytes=self._available(),
-                max_loaded=self._defaults.max_loaded,
-            ):
+            frame, act = self._plan(wanted, models)
+            self.underway = Underway(wanted.model, frame.num_ctx, self._needed_bytes(wanted, frame))
+            match act:
                 case placement.Load():
-                    return
+                    self._tell_if_smaller(wanted, frame, models)
+                    return frame
                 case placement.Evict(key) | placement.Wait(key):
                     log.info("%s needs room", name)
                     await residents.vacate(next(loaded for loaded in models if loaded.key == key), "evict")
                 case placement.Refuse(needed, available):
                     raise LoadFailed(
-                        f"model requires more system memory ({needed / 2**30:.1f} GiB) "
-                        f"than is available ({available / 2**30:.1f} GiB)"
+                        f"model requires more system memory ({size(needed)}) than is available ({size(available)})"
                     )
 
+    def _plan(self, wanted: Wanted, models: Sequence[LoadedModel]) -> tuple[Load, placement.Plan]:
+        """The largest frame for which room can be made, else the smallest, and the next act for it."""
+        loaded = [self._resident(model) for model in models]
+        available, spare = self._budget(loaded), self._spare()
+        for frame in wanted.frames():
+            act = placement.plan(
+                loaded,
+                needed_bytes=self._needed_bytes(wanted, frame),
+                available_bytes=available,
+                max_loaded=self._defaults.max_loaded,
+                spare_bytes=spare,
+            )
+            if not isinstance(act, placement.Refuse):
+                break
+        return frame, act
 
-def _needed_bytes(frame: Load, info: VariantInfo) -> int:
-    if frame.vocab_only:
-        return RUNNER_BYTES
-    return RUNNER_BYTES + info.weight_bytes + frame.num_slots * info.kv_bytes_per_token * frame.num_ctx
+    def _budget(self, loaded: Sequence[placement.Resident]) -> int | None:
+        return placement.budget(self._available(), loaded, memory_bytes=self._defaults.memory_bytes)
 
+    def _reachable(self, loaded: Sequence[placement.Resident]) -> int:
+        return placement.reachable(loaded, self._budget(loaded)) or 0
 
-def _resident(loaded: LoadedModel) -> placement.Resident:
-    return placement.Resident(
-        key=loaded.key,
-        name=loaded.model.name.short,
-        keep_alive_ns=loaded.keep_alive_ns,
-        busy=loaded.num_users > 0,
-        size_bytes=loaded.runner.loaded.size_bytes,
-    )
+    def _tell_if_smaller(self, wanted: Wanted, frame: Load, models: Sequence[LoadedModel]) -> None:
+        if frame == wanted.frame:
+            return
+        loaded = [self._resident(model) for model in models]
+        log.warning(
+            "%s gets num_ctx %d in %d slots instead of %d in %d, which need %s of memory where %s are available",
+            *(wanted.model.name.short, frame.num_ctx, frame.num_slots, wanted.frame.num_ctx, wanted.frame.num_slots),
+            *(size(self._needed_bytes(wanted, wanted.frame)), size(self._reachable(loaded))),
+        )
+
+    async def _spawn_with_room(self, wanted: Wanted, frame: Load, residents: Residents) -> tuple[Load, Runner]:
+        """A runner. Where one dies, all other models make room and one more is tried, then the smallest frame is."""
+        while True:
+            try:
+                return frame, await self._spawn(frame)
+            except RunnerDied as error:
+                others, least = residents.resident(), wanted.frames()[-1]
+                if not others and frame == least:
+                    raise
+                remedy = "unloading all models" if others else f"num_ctx {least.num_ctx}, {least.num_slots} slots"
+                log.warning("%s; trying again: %s", error, remedy)
+            if not others:
+                frame = least
+            for loaded in others:
+                await residents.vacate(loaded, "evict")
+
+    def _needed_bytes(self, wanted: Wanted, frame: Load) -> int:
+        return self._estimates.total_bytes(wanted.key, needs_of(frame, wanted.info))
+
+    def _resident(self, loaded: LoadedModel) -> placement.Resident:
+        size_bytes = loaded.runner.loaded.size_bytes + self._estimates.error_bytes(loaded.key)
+        return placement.Resident(
+            key=loaded.key,
+            name=loaded.model.name.short,
+            keep_alive_ns=loaded.keep_alive_ns,
+            busy=loaded.num_users > 0,
+            size_bytes=size_bytes,
+            held_bytes=anonymous_bytes(loaded.runner.pid) if loaded.runner.pid else size_bytes,
+        )

@@ -4,17 +4,36 @@ import random
 
 import pytest
 
-from hearthd.scheduler.placement import Evict, Load, Plan, Refuse, Resident, Wait, plan
+from hearthd.memory import Memory, Scope
+from hearthd.scheduler.placement import (
+    Evict,
+    Load,
+    Plan,
+    Refuse,
+    Resident,
+    Wait,
+    budget,
+    low_bytes,
+    plan,
+    reserve_bytes,
+    spare_bytes,
+    usable_bytes,
+)
 
 GIB = 1 << 30
 
 
-def resident(key: str, keep_alive_ns: int = 300, *, busy: bool = False, size: int = GIB) -> Resident:
-    return Resident(key=key, name=key, keep_alive_ns=keep_alive_ns, busy=busy, size_bytes=size)
+def resident(
+    key: str, keep_alive_ns: int = 300, *, busy: bool = False, size: int = GIB, held: int | None = None
+) -> Resident:
+    held = size if held is None else held
+    return Resident(key=key, name=key, keep_alive_ns=keep_alive_ns, busy=busy, size_bytes=size, held_bytes=held)
 
 
-def planned(*residents: Resident, needed: int = GIB, available: int | None = 100 * GIB, max_loaded: int = 3) -> Plan:
-    return plan(residents, needed_bytes=needed, available_bytes=available, max_loaded=max_loaded)
+def planned(
+    *residents: Resident, needed: int = GIB, available: int | None = 100 * GIB, max_loaded: int = 3, spare: int = 0
+) -> Plan:
+    return plan(residents, needed_bytes=needed, available_bytes=available, max_loaded=max_loaded, spare_bytes=spare)
 
 
 def test_an_empty_machine_loads() -> None:
@@ -62,7 +81,74 @@ def test_when_all_are_busy_the_shortest_is_waited_for() -> None:
     assert planned(*models, max_loaded=2) == Wait("short")
 
 
-@pytest.mark.parametrize("seed", range(30))
+def test_no_more_models_are_evicted_than_make_room() -> None:
+    models = [resident("small", 1, size=5), resident("large", 2, size=60)]
+    assert planned(*models, needed=50, available=10) == Evict("large")
+    assert planned(*models, needed=12, available=12) == Evict("small")
+
+
+def test_an_idle_model_stays_while_a_busy_one_must_be_waited_for() -> None:
+    models = [resident("idle", size=20), resident("busy", size=60, busy=True)]
+    assert planned(*models, needed=80, available=10) == Wait("busy")
+
+
+def test_an_idle_model_that_makes_room_goes_before_any_busy_one_is_waited_for() -> None:
+    models = [resident("idle", 900, size=60), resident("busy", 1, size=60, busy=True)]
+    assert planned(*models, needed=50, available=10) == Evict("idle")
+
+
+def test_beside_others_the_spare_memory_stays_free_and_alone_it_does_not() -> None:
+    assert planned(resident("a", size=10), needed=70, available=100, spare=30) == Load()
+    assert planned(resident("a", size=10), needed=71, available=100, spare=30) == Evict("a")
+    assert planned(needed=71, available=100, spare=30) == Load()
+
+
+def test_budget_is_what_the_system_has_left_less_what_loaded_models_have_not_taken_yet() -> None:
+    models = [resident("full", size=300, held=300), resident("fresh", size=200, held=50)]
+    assert budget(1000, models) == 850
+
+
+def test_budget_of_a_setting_is_what_loaded_models_leave_of_it() -> None:
+    models = [resident("a", size=300, held=300)]
+    assert budget(1000, models, memory_bytes=500) == 200
+    assert budget(100, models, memory_bytes=500) == 100
+    assert budget(None, models, memory_bytes=500) == 200
+
+
+def test_budget_of_a_machine_that_does_not_tell_is_unknown() -> None:
+    assert usable_bytes(Memory((Scope("the machine", 0, 0),))) is None
+    assert budget(None, [resident("a")]) is None
+
+
+def test_model_that_took_more_than_foreseen_promises_nothing() -> None:
+    assert budget(1000, [resident("a", size=100, held=150)]) == 1000
+
+
+@pytest.mark.parametrize(
+    ("total", "reserve", "low"),
+    [
+        (256 << 20, 64 << 20, 64 << 20),
+        (GIB, 64 << 20, 128849018),
+        (2 * GIB, 107374182, 257698037),
+        (64 * GIB, GIB // 2, GIB),
+    ],
+)
+def test_reserve_and_low_mark_are_shares_within_bounds(total: int, reserve: int, low: int) -> None:
+    assert (reserve_bytes(total), low_bytes(total)) == (reserve, low)
+
+
+def test_usable_memory_is_that_of_the_tightest_scope_without_its_reserve() -> None:
+    memory = Memory((Scope("the machine", 8 * GIB, 5 * GIB), Scope("cgroup /a", GIB // 2, GIB // 4)))
+    assert usable_bytes(memory) == GIB // 4 - (64 << 20)
+    assert usable_bytes(Memory((Scope("the machine", GIB, 1),))) == 0
+
+
+def test_spare_memory_is_what_lies_between_reserve_and_low_mark() -> None:
+    memory = Memory((Scope("the machine", 2 * GIB, 0), Scope("cgroup /a", GIB // 4, 0)))
+    assert spare_bytes(memory) == 257698037 - 107374182
+
+
+@pytest.mark.parametrize("seed", range(60))
 def test_following_the_plan_ends_in_a_load_or_in_a_refusal_that_evicted_nobody(seed: int) -> None:
     rng = random.Random(seed)
     residents = [
@@ -70,9 +156,10 @@ def test_following_the_plan_ends_in_a_load_or_in_a_refusal_that_evicted_nobody(s
         for n in range(rng.randrange(6))
     ]
     available, needed, max_loaded = rng.randrange(1, 100), rng.randrange(1, 200), rng.randrange(4)
+    spare = rng.randrange(3) * 10
     evicted: list[str] = []
     while True:
-        act = plan(residents, needed_bytes=needed, available_bytes=available, max_loaded=max_loaded)
+        act = planned(*residents, needed=needed, available=available, max_loaded=max_loaded, spare=spare)
         if isinstance(act, Load | Refuse):
             break
         [victim] = [model for model in residents if model.key == act.key]

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import pytest
+from msgspec import structs
+
+from hearthd.engine.frames import Load
+from hearthd.store.needs import needs
+from tests.hearthd.scheduler.stage import Stage, ToyRunner, run, stored, touch
+
+A, B = stored("a"), stored("b")
+
+
+class MeasuredStage(Stage):
+    """Its runners take `resident_bytes` to load, whatever was foreseen."""
+
+    resident_bytes = 0
+
+    async def _spawn(self, load: Load) -> ToyRunner:
+        runner = await super()._spawn(load)
+        runner.loaded = structs.replace(runner.loaded, resident_bytes=self.resident_bytes)
+        return runner
+
+
+def foreseen(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What the log says of errors, and of needs."""
+    return [record.message for record in caplog.records if "foreseen" in record.message or "needed" in record.message]
+
+
+def test_what_a_load_took_corrects_what_the_next_one_is_foreseen_to_need(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        stage = MeasuredStage()
+        wanted = needs(stage.info, num_ctx=2048, num_batch=512)
+        stage.resident_bytes = wanted.loaded_bytes + (100 << 20)
+        scheduler = stage.scheduler()
+        for model in (A, A, B):
+            await touch(scheduler, model, keep_alive_ns=0)
+        total, loaded = wanted.total_bytes >> 20, wanted.loaded_bytes >> 20
+        assert foreseen(caplog) == [
+            f"load a:latest: {total} MiB needed, num_ctx 2048",
+            f"a:latest took {loaded + 100} MiB to load, {loaded} MiB was foreseen",
+            f"load a:latest: {total + 100} MiB needed, num_ctx 2048",
+            f"load b:latest: {total} MiB needed, num_ctx 2048",
+            f"b:latest took {loaded + 100} MiB to load, {loaded} MiB was foreseen",
+        ]
+        await scheduler.stop()
+
+    caplog.set_level("INFO")
+    run(scenario())
+
+
+def test_a_load_that_took_about_what_was_foreseen_is_not_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        stage = MeasuredStage()
+        stage.resident_bytes = int(1.05 * needs(stage.info, num_ctx=2048, num_batch=512).loaded_bytes)
+        scheduler = stage.scheduler()
+        await touch(scheduler, A)
+        assert len(foreseen(caplog)) == 1
+        await scheduler.stop()
+
+    caplog.set_level("INFO")
+    run(scenario())
