@@ -82,9 +82,20 @@ class LoadedModel:
     accelerated: bool = False  # the machine has more than its CPU
     num_users: int = 0
     leaving: bool = False  # takes no more users and goes when idle
+    why: str = ""  # it leaves: a word for the log
     expires_at_ns: int | None = None  # of the epoch, while idle; None: in use or for ever
     timer: asyncio.TimerHandle | None = None
     gone: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def num_waiting(self) -> int:
+        """Users that have no slot of the runner yet."""
+        return max(0, self.num_users - self.runner.loaded.num_slots)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether one user more would have to wait for a slot."""
+        return self.num_users >= self.runner.loaded.num_slots
 
     def serves(self, options: LoadOptions) -> bool:
         """Whether a new request with these options may use it."""
@@ -125,3 +136,9 @@ class LoadedStatus:
     num_ctx: int
     expires_at_ns: int | None  # of the epoch; None: never
     loading: bool = False
+
+    @classmethod
+    def of(cls, loaded: LoadedModel) -> LoadedStatus:
+        """That of a loaded model."""
+        ready = loaded.runner.loaded
+        return cls(loaded.model, ready.size_bytes, ready.size_vram_bytes, ready.num_ctx, loaded.deadline_ns())

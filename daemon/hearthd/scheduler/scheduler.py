@@ -9,45 +9,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 
-from hearthd.errors import HearthError, LoadFailed, Overloaded
+from hearthd.duration import SECOND_NS
+from hearthd.errors import HearthError, LoadFailed, LoadStalled, Overloaded, RunnerDied
 from hearthd.memory import read_memory
-from hearthd.scheduler.lease import (
-    FOREVER_NS,
-    LONGEST_TIMER_NS,
-    Lease,
-    LoadedModel,
-    LoadedStatus,
-    LoadOptions,
-    load_key,
-)
+from hearthd.scheduler.crashes import Crash, Crashes
+from hearthd.scheduler.lease import FOREVER_NS, Lease, LoadedModel, LoadedStatus, LoadOptions, load_key
 from hearthd.scheduler.loading import LoadDefaults, Loader, Prepare, Spawn
+from hearthd.scheduler.queue import Queue, Ticket
+from hearthd.scheduler.resident import Counts, ResidentModels, normal
 from hearthd.scheduler.runner import ProcessRunner
-from hearthd.scheduler.trim import release_freed
 from hearthd.store.store import StoredModel
 
 log = logging.getLogger(__name__)
 
 BUSY = "server busy, please try again.  maximum pending requests exceeded"
 STOPPING = "the server is stopping"
-
-
-@dataclass(slots=True, eq=False)
-class _Ticket:
-    """A request in the queue."""
-
-    key: str
-    model: StoredModel
-    options: LoadOptions
-    keep_alive_ns: int | None
-    granted: asyncio.Future[LoadedModel] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-
-    def shares_load_of(self, other: _Ticket) -> bool:
-        """Whether the model loaded for `other` will serve this one too."""
-        return self.key == other.key and self.options.met_by(other.options)
+LONGEST_WAIT_NS = 5 * SECOND_NS  # of a request for a model that has crashed; beyond it is refused
 
 
 class Scheduler:
@@ -78,7 +58,7 @@ class Scheduler:
         spare: Callable[[], int] = lambda: 0,
         available: Callable[[], int | None] = lambda: read_memory().available_bytes or None,
     ) -> None:
-        self._keep_alive_ns = _normal(keep_alive_ns)
+        self._keep_alive_ns = normal(keep_alive_ns)
         self._max_queue = max_queue
         self._loader = Loader(
             prepare,
@@ -98,12 +78,12 @@ class Scheduler:
             ),
             spare,
         )
-        self._models: dict[str, LoadedModel] = {}
-        self._queue: list[_Ticket] = []
+        self._residents = ResidentModels(self._crashed)
+        self._crashes = Crashes()
+        self._queue = Queue()
+        self._num_pausing = 0  # requests that wait until their model may be loaded again
         self._worker: asyncio.Task[None] | None = None
-        self._loading: tuple[_Ticket, asyncio.Task[LoadedModel]] | None = None
-        self._background: set[asyncio.Task[None]] = set()  # unloads and watches
-        self._unloading: set[asyncio.Task[None]] = set()
+        self._loading: tuple[Ticket, asyncio.Task[LoadedModel | None]] | None = None
         self._draining = False
 
     # leases
@@ -120,76 +100,83 @@ class Scheduler:
         try:
             yield Lease(loaded.runner, model, time.monotonic_ns() - started_ns)
         finally:
-            self._release(loaded)
+            self._residents.release(loaded)
 
     async def _acquire(self, model: StoredModel, options: LoadOptions, keep_alive_ns: int | None) -> LoadedModel:
-        if self._draining:
-            raise Overloaded(STOPPING)
         key = load_key(model)
-        loaded = self._models.get(key)
-        if loaded is not None and loaded.serves(options):
-            return self._use(loaded, keep_alive_ns)
-        ticket = self._enqueue(_Ticket(key, model, options, keep_alive_ns))
+        while True:
+            if self._draining:
+                raise Overloaded(STOPPING)
+            loaded = self._residents.find(key)
+            if loaded is not None and loaded.serves(options):
+                if loaded.is_full:
+                    self._admit()
+                return self._residents.use(loaded, keep_alive_ns)
+            self._admit()
+            if crash := self._crashes.pending(key, time.monotonic_ns()):
+                await self._pause(crash)
+            elif granted := await self._wait(Ticket(key, model, options, keep_alive_ns)):
+                return granted
+
+    def _admit(self) -> None:
+        """Whether one more may wait, be it for a load or for a slot of a loaded model. Raises Overloaded."""
+        if len(self._queue) + self._num_pausing + self._residents.num_waiting >= self._max_queue:
+            raise Overloaded(BUSY)
+
+    async def _pause(self, crash: Crash) -> None:
+        """Returns when the model that crashed may be loaded again. LoadFailed where that is long."""
+        now_ns = time.monotonic_ns()
+        if crash.retry_at_ns - now_ns > LONGEST_WAIT_NS:
+            raise LoadFailed(crash.sentence(now_ns))
+        self._num_pausing += 1
+        try:
+            await asyncio.sleep((crash.retry_at_ns - now_ns) / SECOND_NS)
+        finally:
+            self._num_pausing -= 1
+
+    # the queue
+
+    async def _wait(self, ticket: Ticket) -> LoadedModel | None:
+        """The model, used once more already, when it is loaded; None: ask again."""
+        self._queue.append(ticket)
+        if self._worker is None:
+            self._worker = asyncio.get_running_loop().create_task(self._serve_queue())
         try:
             return await ticket.granted
         except asyncio.CancelledError:
             self._withdraw(ticket)
             raise
 
-    def _use(self, loaded: LoadedModel, keep_alive_ns: int | None) -> LoadedModel:
-        if loaded.num_users > self._max_queue:
-            raise Overloaded(BUSY)
-        loaded.num_users += 1
-        loaded.stop_timer()
-        if keep_alive_ns is not None:
-            loaded.keep_alive_ns = _normal(keep_alive_ns)
-        return loaded
-
-    def _release(self, loaded: LoadedModel) -> None:
-        loaded.num_users -= 1
-        if not loaded.num_users and self._models.get(loaded.key) is loaded:
-            self._rest(loaded)
-
-    def _rest(self, loaded: LoadedModel) -> None:
-        """Starts the clock of a model that nobody uses."""
-        loaded.stop_timer()
-        if loaded.leaving or self._draining or loaded.keep_alive_ns == 0:
-            self._unload(loaded, "unload")
-        elif loaded.keep_alive_ns <= LONGEST_TIMER_NS:
-            delay_s = loaded.keep_alive_ns / 1e9
-            loaded.expires_at_ns = time.time_ns() + loaded.keep_alive_ns
-            loaded.timer = asyncio.get_running_loop().call_later(delay_s, self._unload, loaded, "expire")
-
-    # the queue
-
-    def _enqueue(self, ticket: _Ticket) -> _Ticket:
-        if len(self._queue) >= self._max_queue:
-            raise Overloaded(BUSY)
-        self._queue.append(ticket)
-        if self._worker is None:
-            self._worker = asyncio.get_running_loop().create_task(self._serve_queue())
-        return ticket
-
-    def _withdraw(self, ticket: _Ticket) -> None:
+    def _withdraw(self, ticket: Ticket) -> None:
         """Its client is gone."""
+        granted = ticket.granted
         if ticket in self._queue:
             self._queue.remove(ticket)
-            if self._loading is not None and not any(other.shares_load_of(self._loading[0]) for other in self._queue):
+            if self._loading is not None and not self._queue.wants(self._loading[0]):
                 self._loading[1].cancel()
-        elif ticket.granted.done() and not ticket.granted.cancelled() and ticket.granted.exception() is None:
-            self._release(ticket.granted.result())
+        elif not granted.cancelled() and granted.exception() is None and (loaded := granted.result()):
+            self._residents.release(loaded)
 
     async def _serve_queue(self) -> None:
-        while self._queue:
-            head = self._queue[0]
-            loaded = self._models.get(head.key)
-            if loaded is not None and loaded.serves(head.options):
-                self._grant(head, loaded)
-            else:
+        while head := self._queue.head:
+            self._grant_served()
+            if head in self._queue:
                 await self._load_for(head)
         self._worker = None
 
-    async def _load_for(self, head: _Ticket) -> None:
+    def _grant_served(self) -> None:
+        """Those who wait for what is loaded by now have waited long enough."""
+        for ticket in self._queue:
+            loaded = self._residents.find(ticket.key)
+            if loaded is not None and loaded.serves(ticket.options):
+                self._queue.remove(ticket)
+                self._grant(ticket, loaded)
+
+    def _grant(self, ticket: Ticket, loaded: LoadedModel) -> None:
+        if not ticket.granted.done():
+            ticket.grant(self._residents.use(loaded, ticket.keep_alive_ns))
+
+    async def _load_for(self, head: Ticket) -> None:
         """Loads what the head of the queue wants, and answers all who want the same."""
         task = asyncio.get_running_loop().create_task(self._load(head))
         self._loading = (head, task)
@@ -199,113 +186,75 @@ class Scheduler:
             self._loading = None
         if task.cancelled():
             return
-        error = task.exception()
-        if error is not None:
+        if error := task.exception():
             return self._fail(head, error)
         loaded = task.result()
-        self._models[loaded.key] = loaded
-        self._start(self._background, self._watch(loaded))
-        for ticket in self._sharing(head):
+        if loaded is None:
+            return self._send_back(head)
+        self._residents.add(loaded)
+        for ticket in self._queue.take_sharing(head):
             self._grant(ticket, loaded)
         if not loaded.num_users:
-            self._rest(loaded)
+            self._residents.rest(loaded)
 
-    def _sharing(self, head: _Ticket) -> list[_Ticket]:
-        """Those in the queue who want what `head` wants, itself included."""
-        return [ticket for ticket in self._queue if ticket is head or ticket.shares_load_of(head)]
+    def _send_back(self, head: Ticket) -> None:
+        for ticket in self._queue.take_sharing(head):
+            ticket.grant(None)
 
-    def _grant(self, ticket: _Ticket, loaded: LoadedModel) -> None:
-        self._queue.remove(ticket)
-        if ticket.granted.done():
-            return
-        try:
-            ticket.granted.set_result(self._use(loaded, ticket.keep_alive_ns))
-        except Overloaded as error:
-            ticket.granted.set_exception(error)
-
-    def _fail(self, head: _Ticket, error: BaseException) -> None:
+    def _fail(self, head: Ticket, error: BaseException) -> None:
+        if isinstance(error, RunnerDied | LoadStalled):
+            self._note_crash(head.key, head.model, str(error))
         if not isinstance(error, HearthError):
             log.error("loading %s failed", head.model.name.short, exc_info=error)
             error = LoadFailed(f"the model cannot be loaded: {error}")
-        for ticket in self._sharing(head):
-            self._queue.remove(ticket)
-            if not ticket.granted.done():
-                ticket.granted.set_exception(error)
+        for ticket in self._queue.take_sharing(head):
+            ticket.fail(error)
 
-    # loading
-
-    async def _load(self, ticket: _Ticket) -> LoadedModel:
-        old = self._models.get(ticket.key)
+    async def _load(self, ticket: Ticket) -> LoadedModel | None:
+        """The model; None where it crashed meanwhile and must not be loaded yet."""
+        old = self._residents.find(ticket.key)
         if old is not None:
-            await self.vacate(old, "reload")
-        return await self._loader.load(ticket.key, ticket.model, ticket.options, self)
+            await self._residents.vacate(old, "reload")
+        if self._crashes.pending(ticket.key, time.monotonic_ns()):
+            return None
+        return await self._loader.load(ticket.key, ticket.model, ticket.options, self._residents)
 
-    def resident(self) -> list[LoadedModel]:
-        """The loaded models."""
-        return list(self._models.values())
+    # crashes
 
-    async def settle(self) -> None:
-        """Returns when no unload is under way."""
-        if self._unloading:
-            await asyncio.wait(self._unloading)
+    def _crashed(self, loaded: LoadedModel) -> None:
+        reason = str(loaded.runner.reason or "the model runner ended unexpectedly")
+        self._note_crash(loaded.key, loaded.model, reason, was_of_use=loaded.runner.num_answered > 0)
 
-    async def vacate(self, loaded: LoadedModel, why: str) -> None:
-        """Lets the model finish what it does, takes no more for it, and returns when it is gone."""
-        loaded.leaving = True
-        try:
-            if not loaded.num_users:
-                self._unload(loaded, why)
-            await loaded.gone.wait()
-        except asyncio.CancelledError:
-            loaded.leaving = False
-            raise
+    def _note_crash(self, key: str, model: StoredModel, reason: str, *, was_of_use: bool = False) -> None:
+        now_ns = time.monotonic_ns()
+        crash = self._crashes.add(key, reason, now_ns, was_of_use=was_of_use)
+        pause = f", not loaded for {(crash.retry_at_ns - now_ns) / SECOND_NS:g} s" if crash.count > 1 else ""
+        count = self._residents.count_crash()
+        log.error("crash %s: %s; %d in a row%s, %d so far", model.name.short, reason, crash.count, pause, count)
 
     # unloading
 
     def expire(self, model: StoredModel) -> None:
         """Unloads the model now, or when the requests that use it end. A model that is not loaded stays so."""
-        loaded = self._models.get(load_key(model))
-        if loaded is not None:
-            loaded.keep_alive_ns = 0
-            if not loaded.num_users:
-                self._unload(loaded, "unload")
+        self._residents.expire(load_key(model))
 
-    def _unload(self, loaded: LoadedModel, why: str, reason: HearthError | None = None) -> None:
-        loaded.stop_timer()
-        if self._models.get(loaded.key) is not loaded:
-            return
-        del self._models[loaded.key]
-        self._start(self._unloading, self._close(loaded, why, reason))
+    def idle(self) -> list[LoadedModel]:
+        """The models that nobody uses, the soonest to expire first, those for ever last."""
+        return self._residents.idle()
 
-    async def _close(self, loaded: LoadedModel, why: str, reason: HearthError | None) -> None:
-        started_ns = time.monotonic_ns()
-        try:
-            await loaded.runner.close(reason)
-        finally:
-            loaded.gone.set()
-        release_freed()
-        seconds = (time.monotonic_ns() - started_ns) / 1e9
-        log.info("%s %s: %d MiB, %.2f s", why, loaded.model.name.short, loaded.runner.loaded.size_bytes >> 20, seconds)
+    async def relieve(self, loaded: LoadedModel, why: str) -> None:
+        """Unloads that model if nobody uses it, at once and without saving anything; returns when it is gone."""
+        await self._residents.relieve(loaded, why)
 
-    async def _watch(self, loaded: LoadedModel) -> None:
-        """Drops a model whose process ended by itself."""
-        await loaded.runner.wait_closed()
-        if self._models.get(loaded.key) is loaded:
-            del self._models[loaded.key]
-            loaded.stop_timer()
-            log.error("the runner of %s ended unexpectedly", loaded.model.name.short)
-            loaded.gone.set()
-
-    def _start(self, tasks: set[asyncio.Task[None]], work: Awaitable[None]) -> None:
-        task = asyncio.ensure_future(work)
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
+    async def trim(self, level: int) -> int:
+        """Bytes that the runners gave back: see the Trim frame."""
+        return await self._residents.trim(level)
 
     # for people
 
     def loaded(self) -> list[LoadedStatus]:
         """What is loaded and what is being loaded, the longest expiry first."""
-        statuses = [_status(loaded) for loaded in self._models.values()]
+        statuses = [LoadedStatus.of(loaded) for loaded in self._residents.resident()]
         if underway := self._loader.underway:
             expires_at_ns = time.time_ns() + self._keep_alive_ns
             size, num_ctx = underway.size_bytes, underway.num_ctx
@@ -314,41 +263,24 @@ class Scheduler:
             statuses, key=lambda status: -(FOREVER_NS if status.expires_at_ns is None else status.expires_at_ns)
         )
 
+    def counts(self) -> Counts:
+        """What happened since the start."""
+        return self._residents.counts()
+
     # the end
 
     def start_drain(self) -> None:
         """No new leases from now on: those who ask or wait get Overloaded. Idle models are unloaded."""
         self._draining = True
-        waiting, self._queue = self._queue, []
-        for ticket in waiting:
-            if not ticket.granted.done():
-                ticket.granted.set_exception(Overloaded(STOPPING))
+        for ticket in self._queue.take_all():
+            ticket.fail(Overloaded(STOPPING))
         if self._loading is not None:
             self._loading[1].cancel()
-        for loaded in list(self._models.values()):
-            if not loaded.num_users:
-                self._unload(loaded, "unload")
+        self._residents.drain()
 
     async def stop(self, timeout_s: float = 0.0) -> None:
         """Drains; what still runs after `timeout_s` ends with an error. Returns when every runner is gone."""
         self.start_drain()
         if self._worker is not None:
             await asyncio.wait([self._worker])
-        if self._models and timeout_s > 0:
-            waits = [asyncio.ensure_future(loaded.gone.wait()) for loaded in self._models.values()]
-            _, late = await asyncio.wait(waits, timeout=timeout_s)
-            for wait in late:
-                wait.cancel()
-        for loaded in list(self._models.values()):
-            self._unload(loaded, "stop", Overloaded("the server stopped before the answer was complete"))
-        while tasks := self._unloading | self._background:
-            await asyncio.wait(tasks)
-
-
-def _normal(keep_alive_ns: int) -> int:
-    return FOREVER_NS if keep_alive_ns < 0 else min(keep_alive_ns, FOREVER_NS)
-
-
-def _status(loaded: LoadedModel) -> LoadedStatus:
-    ready = loaded.runner.loaded
-    return LoadedStatus(loaded.model, ready.size_bytes, ready.size_vram_bytes, ready.num_ctx, loaded.deadline_ns())
+        await self._residents.stop(timeout_s)
