@@ -145,6 +145,11 @@ class Daemon:
             time.sleep(0.05)
 
     @property
+    def port(self) -> int:
+        """Where it listens."""
+        return self._port
+
+    @property
     def pid(self) -> int:
         """Of the daemon."""
         return self._process.pid
