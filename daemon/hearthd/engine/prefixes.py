@@ -319,11 +319,10 @@ def _touch(file: Path | int) -> None:
 
 
 def _make_directories(directory: Path, root: Path) -> None:
-    """`directory` below or at `root`; what is made is for its owner alone."""
-    if not directory.is_dir():
-        if directory != root:
-            _make_directories(directory.parent, root)
-        directory.mkdir(mode=DIR_MODE, exist_ok=True)
+    """`directory`, below `root`; what is made from `root` on is for its owner alone."""
+    root.mkdir(DIR_MODE, parents=True, exist_ok=True)
+    for parent in reversed((directory, *directory.relative_to(root).parents[:-1])):
+        (root / parent).mkdir(DIR_MODE, exist_ok=True)
 
 
 def _files(root: Path) -> Iterator[_File]:
