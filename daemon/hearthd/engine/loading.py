@@ -3,15 +3,43 @@
 from __future__ import annotations
 
 import logging
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Generic, TypeVar
 
-from hearthd.engine import weights
+from hearthd.engine import trimming, weights
 from hearthd.engine.frames import Load, Loaded, LoadFailure
 from hearthd.engine.session import RUNNER_BYTES, Session, open_session
 from hearthd.engine.tokens import Tokenizer
 from hearthd.store.variant import VARIANT_FILE, VariantInfo, read_variant
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class Beside(Generic[T]):
+    """A call that runs in a thread of its own."""
+
+    def __init__(self, call: Callable[[], T]) -> None:
+        self._call = call
+        self._results: list[T] = []
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="load", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._results.append(self._call())
+        except BaseException as error:
+            self._error = error
+
+    def result(self) -> T:
+        """What the call returned, once it has. Raises what it raised."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._results[0]
 
 
 def read_info(directory: Path) -> VariantInfo:
@@ -25,14 +53,20 @@ def read_info(directory: Path) -> VariantInfo:
 def open_model(load: Load) -> tuple[VariantInfo, Tokenizer, Session | None]:
     """The parts of a model, without a session where only the vocabulary is wanted.
 
-    Raises what reading and ONNX Runtime raise.
+    Tokenizer and session are opened side by side. Raises what reading and ONNX Runtime raise.
     """
+    trimming.share_arena()
     directory = Path(load.variant_dir)
     info = read_info(directory)
-    tokenizer = Tokenizer(directory / info.tokenizer, info)
-    if load.vocab_only:
-        return info, tokenizer, None
-    session = open_session(
+    tokenizer = Beside(lambda: Tokenizer(directory / info.tokenizer, info))
+    session = None if load.vocab_only else _open_session(load, directory, info)
+    opened = tokenizer.result()
+    place_weights(load, directory)
+    return info, opened, session
+
+
+def _open_session(load: Load, directory: Path, info: VariantInfo) -> Session:
+    return open_session(
         directory,
         info,
         num_ctx=load.num_ctx,
@@ -41,17 +75,19 @@ def open_model(load: Load) -> tuple[VariantInfo, Tokenizer, Session | None]:
         num_gpu=load.num_gpu,
         num_slots=load.num_slots,
     )
-    place_weights(load, directory)
-    return info, tokenizer, session
 
 
 def place_weights(load: Load, directory: Path) -> None:
-    """Does what use_mmap and use_mlock ask for; a warning where the system does not let it."""
+    """Does what use_mmap and use_mlock ask for, and gives back what only the load needed.
+
+    A warning where the system does not let it.
+    """
     if not load.use_mmap:
         try:
             weights.read_in(directory)
         except OSError as error:
             log.warning("use_mmap: the weights stay mapped from their files: %s", error.strerror)
+    trimming.trim()
     if load.use_mlock and (refusal := weights.lock(directory)):
         log.warning("%s", refusal)
 
@@ -67,7 +103,7 @@ def load_failure(error: Exception) -> LoadFailure:
 def loaded(load: Load, session: Session | None, load_ns: int) -> Loaded:
     """The answer to Load."""
     if session is None:
-        return Loaded("cpu", "vocabulary only", load.num_ctx, RUNNER_BYTES, 0, load_ns)
+        return Loaded("cpu", "vocabulary only", load.num_ctx, RUNNER_BYTES, 0, load_ns, 1, trimming.resident_bytes())
     return Loaded(
         provider=session.provider,
         device=session.device,
@@ -75,5 +111,6 @@ def loaded(load: Load, session: Session | None, load_ns: int) -> Loaded:
         size_bytes=session.size_bytes,
         size_vram_bytes=0,
         load_ns=load_ns,
-        num_slots=load.num_slots,
+        num_slots=session.num_slots,
+        resident_bytes=trimming.resident_bytes(),
     )
