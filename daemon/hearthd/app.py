@@ -81,6 +81,8 @@ def _tidy(store: ModelStore, config: Config) -> None:
     if not store.writable:
         logger.warning("the store %s is read-only: models can be used, not created or deleted", store.root)
     store.tidy()
+    if not config.prefix_cache_bytes:
+        store.forget_all_prompts()
     if not config.noprune:
         store.prune()
 
@@ -88,7 +90,11 @@ def _tidy(store: ModelStore, config: Config) -> None:
 def _scheduler(config: Config, store: ModelStore) -> Scheduler:
     return Scheduler(
         partial(prepare, store),
-        spawn=partial(ProcessRunner.start, timeout_s=config.load_timeout_ns / SECOND_NS),
+        spawn=partial(
+            ProcessRunner.start,
+            timeout_s=config.load_timeout_ns / SECOND_NS,
+            hang_timeout_s=config.hang_timeout_ns / SECOND_NS,
+        ),
         keep_alive_ns=config.keep_alive_ns,
         num_ctx=config.context_length,
         num_threads=config.num_threads,
