@@ -21,9 +21,12 @@ from hearthd.api.serving import HttpServer, listen
 from hearthd.config import Config
 from hearthd.duration import SECOND_NS
 from hearthd.errors import ExportFailed, HearthError
+from hearthd.memory import read_memory
 from hearthd.registry.progress import Progress, Report
 from hearthd.registry.transfers import Transfers
 from hearthd.registry.variants import ensure_variant
+from hearthd.scheduler import placement
+from hearthd.scheduler.pressure import Watch
 from hearthd.scheduler.runner import ProcessRunner
 from hearthd.scheduler.scheduler import Scheduler
 from hearthd.store.shipped import PROVIDERS, install_shipped
@@ -61,17 +64,20 @@ async def serve(config: Config, *, with_starter: bool) -> None:
     with listen(config.host.name, config.host.port) as socket:
         store = open_store(config.models, config.cache)
         _tidy(store, config)
-        scheduler = _scheduler(config, store)
+        watch = Watch()
+        scheduler = _scheduler(config, store, watch)
         transfers = Transfers(transfer_settings(config))
         api = Api(Services(config, store, scheduler, transfers), Guard(config.host.name, config.origins))
         server = HttpServer(api, config.drain_timeout_ns / SECOND_NS)
         _stop_on_signals(server, scheduler)
+        watching = asyncio.create_task(watch.run(scheduler))
         beginning = asyncio.create_task(_begin(config, store, transfers, with_starter))
         _forget_the_start()
         try:
             await server.serve(sockets=[socket])
         finally:
             beginning.cancel()
+            watching.cancel()
             await transfers.stop()
             await scheduler.stop()
     logger.info("stopped")
@@ -82,19 +88,20 @@ def _tidy(store: ModelStore, config: Config) -> None:
         logger.warning("the store %s is read-only: models can be used, not created or deleted", store.root)
     store.tidy()
     if not config.prefix_cache_bytes:
-        store.forget_all_prompts()
+        store.prompts.forget_all()
     if not config.noprune:
         store.prune()
 
 
-def _scheduler(config: Config, store: ModelStore) -> Scheduler:
+def _scheduler(config: Config, store: ModelStore, watch: Watch) -> Scheduler:
+    start = partial(
+        ProcessRunner.start,
+        timeout_s=config.load_timeout_ns / SECOND_NS,
+        hang_timeout_s=config.hang_timeout_ns / SECOND_NS,
+    )
     return Scheduler(
         partial(prepare, store),
-        spawn=partial(
-            ProcessRunner.start,
-            timeout_s=config.load_timeout_ns / SECOND_NS,
-            hang_timeout_s=config.hang_timeout_ns / SECOND_NS,
-        ),
+        spawn=watch.noticing(start),
         keep_alive_ns=config.keep_alive_ns,
         num_ctx=config.context_length,
         num_threads=config.num_threads,
@@ -104,6 +111,9 @@ def _scheduler(config: Config, store: ModelStore) -> Scheduler:
         prefix_bytes=config.prefix_cache_bytes,
         max_queue=config.max_queue,
         max_loaded=config.max_loaded_models,
+        memory_bytes=config.memory_bytes,
+        available=lambda: placement.usable_bytes(read_memory()),
+        spare=lambda: placement.spare_bytes(read_memory()) + watch.spare_bytes(),
     )
 
 

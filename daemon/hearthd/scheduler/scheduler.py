@@ -238,6 +238,10 @@ class Scheduler:
         """Unloads the model now, or when the requests that use it end. A model that is not loaded stays so."""
         self._residents.expire(load_key(model))
 
+    def resident(self) -> list[LoadedModel]:
+        """The loaded models."""
+        return self._residents.resident()
+
     def idle(self) -> list[LoadedModel]:
         """The models that nobody uses, the soonest to expire first, those for ever last."""
         return self._residents.idle()
