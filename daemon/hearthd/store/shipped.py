@@ -104,6 +104,7 @@ def _install(store: ModelStore, variant: ShippedVariant) -> bool:
             return False
         sync_directory(directory)
         _publish(directory, root / variant.name)
+    store.prompts.forget(variant.source)  # another graph evaluated them
     return True
 
 

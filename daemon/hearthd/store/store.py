@@ -3,6 +3,7 @@
     <root>/manifests/<host>/<namespace>/<model>/<tag>
     <root>/blobs/sha256-<hex>
     <root>/variants/<hex of the source>/<variant>/
+    <root>/prefixes/<hex of the source>/
 
 A model exists when its manifest does; writing the manifest is the last act of whatever makes a model.
 Blobs that no manifest mentions are garbage, unless somebody holds them.
@@ -37,6 +38,7 @@ from hearthd.store.manifest import (
     decode_manifest,
 )
 from hearthd.store.names import ModelName
+from hearthd.store.prompts import SavedPrompts
 from hearthd.store.removal import clear_abandoned, directories, remove_empty_below, remove_file, remove_tree
 from hearthd.store.variant import SOURCE_FILE, SourceInfo, VariantInfo, read_source, read_variant
 
@@ -80,7 +82,8 @@ class ModelStore:
         self.manifests = root / "manifests"
         self.blobs = BlobStore(root / "blobs")
         self.variants_root = variants or root / "variants"
-        self.prefix_dir = self.variants_root.parent / "prefixes"  # evaluated prompts; the runners keep it in bounds
+        self.prefix_dir = (variants or root) / "prefixes"
+        self.prompts = SavedPrompts(self.prefix_dir)
         self._read_models: dict[ModelName, tuple[Stamp, StoredModel]] = {}
         self._contents: dict[str, ModelContents] = {}
         self._warned: set[str] = set()
@@ -215,15 +218,22 @@ class ModelStore:
         for digest in unused:
             self.blobs.remove(digest)
             remove_tree(self.variant_root(digest))
+            self.prompts.forget(digest)
         return unused
 
     def tidy(self) -> None:
-        """Remove what dead processes left unfinished. For the start of the daemon; nothing on a read-only store."""
+        """Remove what dead processes left unfinished, and the saved prompts of models that are gone.
+
+        For the start of the daemon. Nothing below `root` on a read-only store.
+        """
         if self.writable:
             with explained(self.blobs.root):
                 self.blobs.tidy()
         for directory in directories(self.variants_root):
             clear_abandoned(directory)
+        self.prompts.tidy()
+        if (used := self._used()) is not None:
+            self.prompts.forget_unused(used)
 
     def prune(self, now: float | None = None) -> None:
         """Remove garbage older than an hour: blobs and variants of no manifest, foreign files, empty directories.

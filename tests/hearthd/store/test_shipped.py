@@ -91,6 +91,19 @@ def test_a_lost_variant_comes_back_from_its_blobs(store: ModelStore) -> None:
     assert install_shipped(store, manifest)
 
 
+def test_prompts_that_the_variant_before_evaluated_are_gone_when_another_is_installed(store: ModelStore) -> None:
+    manifest = manifest_of(store, packed(store))
+    prompt = store.prefix_dir / SOURCE.removeprefix("sha256:") / "key" / "a.kv"
+    prompt.parent.mkdir(parents=True)
+    prompt.touch()
+    assert install_shipped(store, manifest)
+    assert not prompt.exists()
+    prompt.parent.mkdir(parents=True)
+    prompt.touch()
+    assert install_shipped(store, manifest)
+    assert prompt.exists()
+
+
 def test_without_its_blobs_nothing_is_installed(store: ModelStore) -> None:
     manifest = manifest_of(store, packed(store))
     store.blobs.remove(manifest.layers[1].digest)

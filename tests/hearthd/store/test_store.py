@@ -339,6 +339,34 @@ def test_tidy_removes_unfinished_variants_of_dead_exporters(store: ModelStore) -
     assert list(store.variant_root(digest).iterdir()) == [whole]
 
 
+def test_delete_removes_saved_prompts_of_what_only_that_model_used(store: ModelStore, make_model: MakeModel) -> None:
+    first, second = make_model("first", b"GGUF-1"), make_model("second", b"GGUF-2")
+    prompts = [write_prompt(store, str(model.source)) for model in (first, second)]
+    store.delete(first.name)
+    assert [path.exists() for path in prompts] == [False, True]
+    store.copy(second.name, name_of("third"))
+    store.delete(second.name)
+    assert prompts[1].exists()
+
+
+def test_tidy_removes_saved_prompts_of_models_that_are_gone(store: ModelStore, make_model: MakeModel) -> None:
+    kept = write_prompt(store, str(make_model("m").source))
+    gone, odd = write_prompt(store, store.blobs.put(b"unused")), store.prefix_dir / "odd" / "notes.txt"
+    odd.parent.mkdir()
+    odd.touch()
+    store.tidy()
+    assert [path for path in store.prefix_dir.rglob("*") if path.is_file()] == [kept]
+    assert not gone.parents[1].exists()
+
+
+def write_prompt(store: ModelStore, digest: str, name: str = "a.kv") -> Path:
+    """What a runner saves."""
+    path = store.prefix_dir / digest.removeprefix("sha256:") / "key" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"tokens")
+    return path
+
+
 # variants
 
 
@@ -411,3 +439,16 @@ def check_read_only(store: ModelStore) -> None:
     with pytest.raises(StoreError, match="not writable"):
         store.blobs.put(b"new")
     assert store.models() == [model]
+
+
+def test_saved_prompts_stay_while_a_manifest_cannot_be_read(frozen: Path) -> None:
+    (manifest,) = (path for path in (frozen / "manifests").rglob("*") if path.is_file())
+    cached = ModelStore(frozen, variants=frozen.parent / "cache", writable=False)
+    prompt = write_prompt(cached, "sha256:" + "ab" * 32)
+    for directory in list(prompt.parents)[:4]:
+        directory.chmod(0o777)
+    for readable in (False, True):
+        manifest.chmod(0o644 if readable else 0)
+        with unprivileged():
+            cached.tidy()
+        assert prompt.exists() != readable

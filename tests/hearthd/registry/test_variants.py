@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from hearthd.registry.progress import Progress
+from hearthd.registry.variants import ensure_variant
+from hearthd.store.store import ModelStore, open_store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ModelStore:
+    return open_store(tmp_path / "models")
+
+
+def test_converting_anew_forgets_the_prompts_that_the_variant_before_evaluated(
+    store: ModelStore, tiny_gguf: Path
+) -> None:
+    digest = store.blobs.put(tiny_gguf.read_bytes())
+    prompt = store.prefix_dir / digest.removeprefix("sha256:") / "key" / "a.kv"
+    seen: list[Progress] = []
+    for is_new in (True, False):
+        prompt.parent.mkdir(parents=True, exist_ok=True)
+        prompt.touch()
+        seen.clear()
+        asyncio.run(ensure_variant(store, digest, seen.append))
+        assert bool(seen) == is_new
+        assert prompt.exists() != is_new
+    assert store.variants(digest)
