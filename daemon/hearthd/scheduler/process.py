@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 COMMAND = (sys.executable, "-P", "-m", "hearthd.engine")
-ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1"}  # a runner multiplies no matrices in NumPy, whose threads take 35 ms to start
+ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1"}  # NumPy multiplies nothing there, and threads take 35 ms to start
 
 READ_FIELDS = (b"rchar:", b"read_bytes:")
 MINOR_FAULTS, MAJOR_FAULTS = 7, 9  # fields of /proc/PID/stat, counted behind the command's parenthesis
