@@ -87,9 +87,9 @@ class Hearth:
         return Stream(self.daemon.port, "/api/generate", body)
 
     def chat(self, messages: list[dict[str, str]], num_predict: int) -> Stream:
-        """A greedy answer to a conversation, not yet asked for."""
-        options = {"temperature": 0, "num_predict": num_predict}
-        return Stream(self.daemon.port, "/api/chat", {"model": MODEL, "messages": messages, "options": options})
+        """An answer to a conversation by the default options, not yet asked for."""
+        body = {"model": MODEL, "messages": messages, "options": {"num_predict": num_predict}}
+        return Stream(self.daemon.port, "/api/chat", body)
 
     def answer(self, stream: Stream) -> Answer:
         """See Server."""
