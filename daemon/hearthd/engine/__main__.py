@@ -15,11 +15,13 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from hearthd.engine.batch import Batch
+from hearthd.engine.batch import Batch, Prompts
 from hearthd.engine.channel import Channel, Closed
 from hearthd.engine.frames import Load
 from hearthd.engine.loading import load_failure, loaded, open_model
 from hearthd.engine.serving import serve, serve_vocabulary
+from hearthd.engine.session import Session
+from hearthd.store.variant import VariantInfo
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 OOM_SCORE_ADJ = "500"  # of -1000..1000: the kernel takes a runner before the daemon
@@ -34,6 +36,18 @@ def guard_process() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(OOM_SCORE_ADJ)
+
+
+def saved_prompts(load: Load, info: VariantInfo, session: Session) -> Prompts | None:
+    """Where evaluated prompts outlive this process; None where they are not to."""
+    if not load.prefix_dir:
+        return None
+    from hearthd.engine.prefixes import SavedPrefixes, prefix_key
+
+    form = session.form
+    key = prefix_key(info, form, tile=session.tile, device=session.device)
+    shape = (info.num_layers, 2, info.num_kv_heads, info.head_dim)
+    return SavedPrefixes(Path(load.prefix_dir), key, load.prefix_bytes, shape, form.dtype)
 
 
 def run(channel: Channel) -> int:
@@ -52,7 +66,8 @@ def run(channel: Channel) -> int:
     if session is None:
         serve_vocabulary(channel, tokenizer, answer.num_ctx)
     else:
-        serve(channel, Batch(session, tokenizer, info, channel.send), tokenizer, answer.num_ctx)
+        batch = Batch(session, tokenizer, info, channel.send, saved_prompts(load, info, session))
+        serve(channel, batch, tokenizer, answer.num_ctx)
     return 0
 
 

@@ -11,7 +11,10 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 from collections.abc import Sequence as Tokens
-from typing import Protocol
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from hearthd.engine.cached import CachedTokens
 from hearthd.engine.channel import Closed
@@ -21,12 +24,13 @@ from hearthd.engine.grammar import GrammarError
 from hearthd.engine.preparation import Preparation
 from hearthd.engine.sampler import Floats, NonFiniteLogits
 from hearthd.engine.sequence import RequestError, Sequence, Status
-from hearthd.engine.slots import Choice, Slot, choose, next_prefill, trades
+from hearthd.engine.slots import Choice, Slot, choose, least, next_prefill, trades
 from hearthd.engine.tokens import Tokenizer, UnknownToken
 from hearthd.engine.window import PromptTooLong, num_dropped
 from hearthd.store.variant import VariantInfo
 
 SHARED_CHUNK = 64  # prompt tokens evaluated at once while others generate: what a stream may have to wait for
+MIN_READ = 64  # tokens: reading fewer from disk is not worth it
 MIN_RELEASED = 256  # positions: giving back the memory of fewer is not worth the calls
 
 
@@ -75,6 +79,22 @@ class Device(Protocol):
     def release(self, slot: int, length: int) -> None:
         """Gives back the memory of positions from `length` on."""
 
+    def slot(self, index: int) -> NDArray[np.generic]:
+        """The keys and values of a slot, (num_layers, 2, num_kv_heads, L, head_dim)."""
+
+
+class Prompts(Protocol):
+    """Evaluated prompts that outlive the runner; see SavedPrefixes."""
+
+    def longest(self, prompt: list[int], *, exact: bool, tile: int) -> Any:
+        """What spares most of the evaluation, with its `num_tokens` and `num_exact`; or None."""
+
+    def read(self, found: Any, slot: NDArray[np.generic]) -> bool:
+        """Fills the slot's positions [:found.num_tokens]; False where nobody knows what they hold now."""
+
+    def save(self, tokens: list[int], num_exact: int, slot: NDArray[np.generic]) -> bool:
+        """Keeps the slot's positions [:len(tokens)]."""
+
 
 def failure(request_id: int, error: Exception) -> Failed:
     """The frame that reports `error`; one that was not foreseen is also written to stderr."""
@@ -89,8 +109,16 @@ def failure(request_id: int, error: Exception) -> Failed:
 class Batch:
     """The sequences of one runner. One thread calls it; `send` gets the frames of a step at once."""
 
-    def __init__(self, device: Device, tokenizer: Tokenizer, info: VariantInfo, send: Callable[..., None]) -> None:
+    def __init__(
+        self,
+        device: Device,
+        tokenizer: Tokenizer,
+        info: VariantInfo,
+        send: Callable[..., None],
+        prompts: Prompts | None = None,
+    ) -> None:
         self._device = device
+        self._prompts = prompts
         self._send = send
         self._frames: list[Frame] = []
         self._waiting: deque[Sequence] = deque()
@@ -132,6 +160,13 @@ class Batch:
                 slot.cached.cut(0)
                 self._device.release(slot.index, 0)
 
+    def save(self) -> None:
+        """Keeps what the slots hold beyond the life of this process, the last used first."""
+        if self._prompts is not None:
+            for slot in sorted(self._slots, key=lambda slot: -slot.used):
+                tokens = slot.cached.prefix(slot.cached.num_whole)
+                self._prompts.save(tokens, slot.cached.num_exact, self._device.slot(slot.index))
+
     def step(self) -> None:
         """Gives free slots to those who wait, evaluates a chunk of a prompt, and a token of all who generate."""
         while self._waiting and (choice := self._choice(self._waiting[0])):
@@ -167,19 +202,37 @@ class Batch:
         return choose(self._slots, sequence.prompt, exact=sequence.reproducible)
 
     def _admit(self, sequence: Sequence, choice: Choice) -> None:
-        slot, num_reused = choice.slot, choice.num_reused
+        found = self._saved(sequence, choice.num_reused)
+        slot = choice.slot if found is None else least([slot for slot in self._slots if slot.sequence is None])
         slot.sequence = sequence
         self._num_given += 1
         slot.used, slot.passed_over = self._num_given, 0
-        sequence.begin_prefill(num_reused)
         length = len(slot.cached)
-        if choice.source is slot:
-            slot.cached.cut(num_reused)
+        if found is not None:
+            self._read(slot, sequence.prompt, found)
+        elif choice.source is slot:
+            slot.cached.cut(choice.num_reused)
         else:
-            self._device.copy(choice.source.index, slot.index, num_reused)
-            slot.cached.become(choice.source.cached.prefix(num_reused), choice.source.cached.num_exact)
+            self._copy(choice.source, slot, choice.num_reused)
+        sequence.begin_prefill(len(slot.cached))
         if length - len(sequence.prompt) >= MIN_RELEASED:
             self._device.release(slot.index, len(sequence.prompt))
+
+    def _saved(self, sequence: Sequence, num_reused: int) -> Any:
+        """A saved prompt that is worth reading, or None."""
+        if self._prompts is None or len(sequence.prompt) < num_reused + MIN_READ:
+            return None
+        found = self._prompts.longest(sequence.prompt, exact=sequence.reproducible, tile=self._device.tile)
+        return found if found is not None and found.num_tokens >= num_reused + MIN_READ else None
+
+    def _read(self, slot: Slot, prompt: list[int], found: Any) -> None:
+        slot.cached.cut(0)
+        if self._prompts is not None and self._prompts.read(found, self._device.slot(slot.index)):
+            slot.cached.become(prompt[: found.num_tokens], found.num_exact)
+
+    def _copy(self, source: Slot, slot: Slot, length: int) -> None:
+        self._device.copy(source.index, slot.index, length)
+        slot.cached.become(source.cached.prefix(length), source.cached.num_exact)
 
     def _prefill(self, slot: Slot, prefilling: list[Slot]) -> None:
         sequence, device = slot.sequence, self._device

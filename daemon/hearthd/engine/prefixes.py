@@ -74,6 +74,11 @@ class Found:
     prefix: SavedPrefix
     num_tokens: int
 
+    @property
+    def num_exact(self) -> int:
+        """How many of the file's leading tokens are exact."""
+        return self.prefix.header.num_exact
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class _File:

@@ -21,6 +21,7 @@ from hearthd.engine.frames import Cancel, Failed, Generate, Leave, Load, Ping, P
 from hearthd.engine.preparation import Preparation
 from hearthd.engine.sequence import Sequence
 from hearthd.engine.tokens import Tokenizer
+from hearthd.engine.trimming import resident_bytes, trim
 
 WITHOUT_WEIGHTS = (
     "the model was loaded with vocab_only, without its weights: it can count tokens but not answer; "
@@ -119,7 +120,7 @@ def serve_vocabulary(channel: Channel, tokenizer: Tokenizer, num_ctx: int) -> No
     start_thread(take_frames, channel, refuse, inbox, answering_texts(channel, tokenizer, num_ctx), Clock())
     while not isinstance(work := inbox.get(), Leave):
         if isinstance(work, Trim):
-            channel.send(Trimmed(work.id, 0))
+            channel.send(Trimmed(work.id, trim(work.level)))
     raise Closed
 
 
@@ -137,9 +138,12 @@ def take(channel: Channel, batch: Batch, intake: Intake, work: Work) -> None:
             if not intake.cancel(work.id):
                 batch.cancel(work.id)
         case Trim():
+            before = resident_bytes()
             batch.trim()
-            channel.send(Trimmed(work.id, 0))
+            trim(work.level)
+            channel.send(Trimmed(work.id, max(0, before - resident_bytes())))
         case Leave():
+            batch.save()
             raise Closed
 
 

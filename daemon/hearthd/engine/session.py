@@ -149,6 +149,10 @@ class Session:
         """Gives back the memory of a slot's positions from `length` on."""
         self.cache.release(slot, length)
 
+    def slot(self, index: int) -> NDArray[np.generic]:
+        """The keys and values of a slot, (num_layers, 2, num_kv_heads, L, head_dim)."""
+        return self.cache.slot(index)
+
     def close(self) -> None:
         """Frees the weights; the session is of no use afterwards."""
         self._prefills.clear()

@@ -44,7 +44,7 @@ def choose(slots: Slots[Slot], prompt: list[int], *, exact: bool) -> Choice | No
     reusable = {id(slot): slot.cached.reusable(prompt, exact=exact) for slot in slots}
     source = max(slots, key=lambda slot: (reusable[id(slot)], slot.sequence is None, slot.used))
     num_reused = reusable[id(source)]
-    oldest = min(free, key=lambda slot: (bool(len(slot.cached)), slot.used))
+    oldest = least(free)
     if not num_reused or source is oldest:
         return Choice(oldest, oldest, num_reused)
     lost_here = len(source.cached) - num_reused
@@ -52,6 +52,11 @@ def choose(slots: Slots[Slot], prompt: list[int], *, exact: bool) -> Choice | No
     if source.sequence is None and lost_here <= lost_there:
         return Choice(source, source, num_reused)
     return Choice(oldest, source, num_reused)
+
+
+def least(free: Slots[Slot]) -> Slot:
+    """The one whose content is worth least: an empty one, else the one unused for longest."""
+    return min(free, key=lambda slot: (bool(len(slot.cached)), slot.used))
 
 
 def next_prefill(slots: Slots[Slot]) -> Slot:
