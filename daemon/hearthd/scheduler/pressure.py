@@ -12,8 +12,9 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, TypeVar
 
+from hearthd.duration import SECOND_NS
 from hearthd.engine.frames import Load
 from hearthd.memory import Memory, Pressure, Scope, anonymous_bytes, read_memory, read_pressure
 from hearthd.scheduler.estimates import size
@@ -23,7 +24,8 @@ from hearthd.scheduler.runner import Runner
 
 log = logging.getLogger(__name__)
 
-SECOND_NS = 1_000_000_000
+R = TypeVar("R", bound=Runner)
+
 POLL_S, TIGHT_POLL_S = 1.0, 0.25
 LAST_SHARE = 0.75  # of the reserve: below that even the only model is too many
 STALLED_PERCENT = 10.0  # of ten seconds
@@ -88,7 +90,7 @@ def decide(reading: Reading, tenants: Tenants, state: State, now_ns: int) -> Act
     """The next act, and when to look again."""
     scope, mark = _tightest(reading.memory, tenants.num_loaded)
     available_bytes = scope.available_bytes
-    if available_bytes >= TIGHT_SHARE * mark:
+    if available_bytes >= TIGHT_SHARE * mark or not scope.total_bytes:  # nothing is known of it
         return Action(Kind.REST, POLL_S)
     rest = Action(Kind.REST, TIGHT_POLL_S)
     sign = _sign(reading.pressure, state)
@@ -222,10 +224,10 @@ class Watch:
         """What models beside others must leave free because others had to go lately."""
         return self._penalty.spare_bytes(self._clock())
 
-    def noticing(self, spawn: Callable[[Load], Awaitable[Runner]]) -> Callable[[Load], Awaitable[Runner]]:
+    def noticing(self, spawn: Callable[[Load], Awaitable[R]]) -> Callable[[Load], Awaitable[R]]:
         """`spawn`, noticed: it begins the watch."""
 
-        async def spawned(frame: Load) -> Runner:
+        async def spawned(frame: Load) -> R:
             self._num_loading += 1
             self._awake.set()
             try:
