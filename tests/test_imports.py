@@ -32,7 +32,7 @@ ALLOWED = {
     "hearthd.transfer.messages": set(),
     "hearthd.command": {"hearthd.config", "hearthd.host", "hearthd.values", "hearthd.modelfile", "hearthd.checks",
                         "hearthd.store.names", "hearthd.options"},
-    "hearthd.checks": {"hearthd.config", "hearthd.finding", "hearthd.store"},
+    "hearthd.checks": {"hearthd.config", "hearthd.finding", "hearthd.store", "hearthd.scheduler.placement"},
     "hearthd.finding": {"hearthd.config", "hearthd.store"},
     "hearthd.config": {"hearthd.host", "hearthd.values"},
     "hearthd.host": {"hearthd.values"},

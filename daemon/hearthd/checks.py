@@ -24,7 +24,8 @@ from hearthd import __version__
 from hearthd.config import DEFAULT, SETTINGS, Config, load, table
 from hearthd.errors import StoreError
 from hearthd.finding import Check, Device, Finding, Verdict, amount, counted, failure, ok, warning
-from hearthd.memory import read_memory
+from hearthd.memory import Memory, Pressure, read_memory, read_pressure
+from hearthd.scheduler import placement
 from hearthd.store import audit
 from hearthd.store.blobs import BlobStore
 from hearthd.store.durable import free_bytes
@@ -62,14 +63,40 @@ def check_clock(device: Device) -> Iterator[Finding]:
 
 
 def check_memory(device: Device) -> Iterator[Finding]:
-    """What is left for models."""
-    memory = read_memory()
-    limit = f", {amount(memory.limit_bytes)} by limit of the control group" if memory.limit_bytes else ""
-    text = f"{amount(memory.available_bytes)} of {amount(memory.total_bytes)} available{limit}"
-    if memory.available_bytes < LOW_MEMORY_BYTES:
-        yield warning(text, "only very small models fit; end other programs or unload models")
+    """What is left for models, and whether shortage can be seen coming."""
+    yield from budget_findings(read_memory(), device.config.memory_bytes)
+    yield pressure_finding(read_pressure())
+
+
+def budget_findings(memory: Memory, memory_bytes: int) -> Iterator[Finding]:
+    """What models may take, and what bounds it; `memory_bytes` is the setting."""
+    for scope in memory.scopes:
+        yield ok(f"{amount(scope.available_bytes)} of {amount(scope.total_bytes)} available to {scope.name}")
+    usable_bytes, bound = placement.usable_bytes(memory), "what is available, less a reserve for the system"
+    if memory_bytes and (usable_bytes is None or memory_bytes < usable_bytes):
+        usable_bytes, bound = memory_bytes, "HEARTH_MEMORY"
+    if usable_bytes is None:
+        yield warning("/proc/meminfo cannot be read", "models are loaded without asking whether they fit")
+        return
+    text = f"models may take {amount(usable_bytes)} by {bound}"
+    if usable_bytes < LOW_MEMORY_BYTES:
+        yield warning(text, "only very small models fit; end other programs, unload models or raise the limit")
     else:
         yield ok(text)
+
+
+def pressure_finding(pressure: Pressure) -> Finding:
+    """Which signs of shortage this machine gives."""
+    signs = {
+        "stalls": pressure.some_avg10,
+        "kills": pressure.num_oom_kills,
+        "hits of the limit": pressure.num_limit_hits,
+    }
+    told = ", ".join(sign for sign, value in signs.items() if value is not None)
+    untold = ", ".join(sign for sign, value in signs.items() if value is None)
+    return ok(
+        f"shortage is seen by available memory{f', {told}' if told else ''}{f'; not told: {untold}' if untold else ''}"
+    )
 
 
 def check_store(device: Device) -> Iterator[Finding]:

@@ -16,6 +16,7 @@ import pytest
 
 from hearthd import __version__, checks
 from hearthd.finding import Finding
+from hearthd.memory import Memory, Pressure, Scope
 from hearthd.store import media, names
 from hearthd.store.manifest import ImageConfig, Layer, Manifest, encode
 from hearthd.store.store import ModelStore, open_store
@@ -366,3 +367,40 @@ class foreign_server:
     def __exit__(self, *error: object) -> None:
         self.server.shutdown()
         self.server.server_close()
+
+
+def findings(memory: Memory, memory_bytes: int = 0) -> list[tuple[str, str]]:
+    return [(finding.verdict, finding.text) for finding in checks.budget_findings(memory, memory_bytes)]
+
+
+def test_each_bound_on_memory_is_told_and_what_models_may_take_of_it() -> None:
+    memory = Memory((Scope("the machine", 8 << 30, 4 << 30), Scope("cgroup /box", 2 << 30, 1 << 30)))
+    assert findings(memory) == [
+        ("ok", "4.3 GB of 8.6 GB available to the machine"),
+        ("ok", "1.1 GB of 2.1 GB available to cgroup /box"),
+        ("ok", "models may take 966.4 MB by what is available, less a reserve for the system"),
+    ]
+
+
+def test_a_setting_that_bounds_memory_more_than_the_system_is_named() -> None:
+    memory = Memory((Scope("the machine", 8 << 30, 4 << 30),))
+    assert findings(memory, 2 << 30)[-1] == ("ok", "models may take 2.1 GB by HEARTH_MEMORY")
+    assert "by what is available" in findings(memory, 5 << 30)[-1][1]
+
+
+def test_little_memory_and_none_that_can_be_read_are_warnings() -> None:
+    low = Memory((Scope("the machine", 1 << 30, 200 << 20),))
+    assert findings(low)[-1] == (
+        "warning",
+        "models may take 142.6 MB by what is available, less a reserve for the system",
+    )
+    assert findings(Memory((Scope("the machine", 0, 0),)))[-1] == ("warning", "/proc/meminfo cannot be read")
+
+
+def test_signs_of_shortage_that_the_machine_does_not_give_are_named() -> None:
+    assert checks.pressure_finding(Pressure(0.0, 0, None)).text == (
+        "shortage is seen by available memory, stalls, kills; not told: hits of the limit"
+    )
+    assert checks.pressure_finding(Pressure(None, None, None)).text == (
+        "shortage is seen by available memory; not told: stalls, kills, hits of the limit"
+    )
