@@ -12,7 +12,8 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,6 @@ from hearthd.store.durable import TEMP_PREFIX, free_bytes, sync_directory, temp_
 from hearthd.store.variant import VariantInfo
 
 MIN_TOKENS = 64  # fewer are evaluated as fast as saved
-MIN_FOUND_TOKENS = 16  # fewer, such as what every chat begins with, are not worth a file's opening
 MIN_FREE_BYTES = 64 << 20  # what a save leaves to others
 NEARLY_ALL = 0.8  # of a prompt: who has so much of it stands for it
 SAVE_TIMEOUT_S = 8.0
@@ -143,7 +143,7 @@ class SavedPrefixes:
         tokens = np.array(prompt, np.int32)
         found = [Found(held, _reusable(held.header, tokens, exact, tile)) for held in self._held.values()]
         best = max(found, key=lambda each: each.num_tokens, default=None)
-        return best if best is not None and best.num_tokens >= MIN_FOUND_TOKENS else None
+        return best if best is not None and best.num_tokens > 0 else None
 
     def read(self, found: Found, slot: Slot) -> bool:
         """Fills positions [:found.num_tokens] of a slot, (num_layers, 2, num_kv_heads, L, head_dim).
@@ -167,20 +167,37 @@ class SavedPrefixes:
 
         `num_exact` of the tokens are exact, see CachedTokens. What the disk has not taken after `timeout_s` is dropped.
         """
+        return self.save_all([(tokens, num_exact, slot)], timeout_s=timeout_s) == 1
+
+    def save_all(self, prompts: Iterable[tuple[list[int], int, Slot]], *, timeout_s: float = SAVE_TIMEOUT_S) -> int:
+        """As `save` for several, the one used last first: none displaces one before it. How many are on disk now."""
+        deadline, used_ns = time.monotonic() + timeout_s, time.time_ns()
+        kept: list[Path] = []
+        num_kept = 0
+        for tokens, num_exact, slot in prompts:
+            path = self._keep(np.array(tokens, np.int32), min(num_exact, len(tokens)), slot, kept, deadline)
+            if path is not None:
+                num_kept += 1
+                if path not in kept:
+                    _touch(path, used_ns - len(kept))
+                    kept.append(path)
+        return num_kept
+
+    def _keep(self, tokens: Ids, num_exact: int, slot: Slot, kept: list[Path], deadline: float) -> Path | None:
+        """The file that serves these tokens from now on; `kept` stay."""
         if len(tokens) < self._min_tokens:
-            return False
+            return None
         self._scan()
-        ids, num_exact = np.array(tokens, np.int32), min(num_exact, len(tokens))
         for held in self._held.values():
-            longer = len(held.header.tokens) > len(ids)
-            if held.serves(ids, num_exact) and (longer or _same(held.header.tokens, ids)):
-                _touch(held.path)
-                return True
+            longer = len(held.header.tokens) > len(tokens)
+            if held.serves(tokens, num_exact) and (longer or np.array_equal(held.header.tokens, tokens)):
+                return held.path
         try:
-            return self._save(ids, num_exact, slot, timeout_s)
+            return self._save(tokens, num_exact, slot, kept, deadline)
         except OSError as error:
-            log.warning("a prompt of %d tokens is not saved in %s: %s", len(ids), self._folder, error.strerror or error)
-            return False
+            why = error.strerror or error
+            log.warning("a prompt of %d tokens is not saved in %s: %s", len(tokens), self._folder, why)
+            return None
 
     def _read(self, fd: int, found: Found, slot: Slot) -> None:
         header = read_header(fd, self._layout)
@@ -190,23 +207,25 @@ class SavedPrefixes:
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_NOREUSE)
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_WILLNEED)
         read_values(fd, self._layout, len(header.tokens), slot, found.num_tokens)
-        _touch(fd)
+        _touch(fd, time.time_ns())
 
-    def _save(self, tokens: Ids, num_exact: int, slot: Slot, timeout_s: float) -> bool:
+    def _save(self, tokens: Ids, num_exact: int, slot: Slot, kept: list[Path], deadline: float) -> Path | None:
         num_bytes = self._layout.file_bytes(len(tokens))
         if num_bytes > self._max_bytes:
             log.info("a prompt of %d tokens is not saved: it takes %d MiB", len(tokens), num_bytes >> 20)
-            return False
-        leaving = self._leaving(num_bytes)
+            return None
+        leaving = self._leaving(num_bytes, kept)
+        if leaving is None:
+            return None
         if free_bytes(self._root) + sum(file.num_bytes for file in leaving) - num_bytes < self._min_free_bytes:
             log.warning("a prompt of %d tokens is not saved: the disk of %s is nearly full", len(tokens), self._root)
-            return False
+            return None
         for file in leaving:
             self._remove(file.path)
-        made = self._write(tokens, num_exact, slot, timeout_s)
+        made = self._write(tokens, num_exact, slot, deadline - time.monotonic())
         self._replace(made)
-        self._sweep()
-        return True
+        self._sweep([*kept, made.path])
+        return made.path
 
     def _write(self, tokens: Ids, num_exact: int, slot: Slot, timeout_s: float) -> SavedPrefix:
         _make_directories(self._folder, self._root)
@@ -231,21 +250,25 @@ class SavedPrefixes:
                 self._remove(held.path)
         self._held[made.path.name] = made
 
-    def _leaving(self, num_bytes: int) -> list[_File]:
-        """The files that must go so that `num_bytes` more are within the bound."""
+    def _leaving(self, num_bytes: int, kept: Collection[Path]) -> list[_File] | None:
+        """The files that must go so that `num_bytes` more are within the bound; None where others than `kept` are few.
+
+        What somebody writes now counts, and stays.
+        """
         files = sorted(_files(self._root))
         excess = sum(file.num_bytes for file in files) + num_bytes - self._max_bytes
         leaving = []
         for file in files:
             if excess <= 0:
                 break
-            if not file.path.name.startswith(TEMP_PREFIX):  # somebody writes it now
+            if file.path not in kept and not file.path.name.startswith(TEMP_PREFIX):
                 leaving.append(file)
                 excess -= file.num_bytes
-        return leaving
+        return leaving if excess <= 0 else None
 
-    def _sweep(self) -> None:
-        for file in self._leaving(0):
+    def _sweep(self, kept: Collection[Path] = ()) -> None:
+        """Holds the bound where others saved meanwhile, or it is a smaller one."""
+        for file in self._leaving(0, kept) or ():
             self._remove(file.path)
 
     def _remove(self, path: Path) -> None:
@@ -304,10 +327,6 @@ def _reusable(header: PrefixHeader, prompt: Ids, exact: bool, tile: int) -> int:
     return common - common % tile
 
 
-def _same(left: Ids, right: Ids) -> bool:
-    return bool(np.array_equal(left, right))
-
-
 @contextmanager
 def _open(path: Path) -> Iterator[int]:
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -317,10 +336,10 @@ def _open(path: Path) -> Iterator[int]:
         os.close(fd)
 
 
-def _touch(file: Path | int) -> None:
-    """Marks it as used now."""
+def _touch(file: Path | int, used_ns: int) -> None:
+    """Marks it as used then."""
     with suppress(OSError):  # gone meanwhile, or nothing can be written there
-        os.utime(file)
+        os.utime(file, ns=(used_ns, used_ns))
 
 
 def _make_directories(directory: Path, root: Path) -> None:
