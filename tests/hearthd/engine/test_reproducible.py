@@ -25,12 +25,12 @@ NUM_CTX = 768
 class Rig:
     """SmolLM2 in a batch."""
 
-    def __init__(self, variant: Path) -> None:
+    def __init__(self, variant: Path, num_slots: int = 1) -> None:
         info = read_variant(variant)
         assert info is not None
         self.sent: list[Frame] = []
         tokenizer = Tokenizer(variant / info.tokenizer, info)
-        session = open_session(variant, info, num_ctx=NUM_CTX, num_threads=2)
+        session = open_session(variant, info, num_ctx=NUM_CTX, num_threads=2, num_slots=num_slots)
         self.batch = Batch(session, tokenizer, info, self._took)
 
     def _took(self, *frames: Frame) -> None:
@@ -56,6 +56,11 @@ class Rig:
 @pytest.fixture(scope="module")
 def rig(smollm2_variant: Path) -> Rig:
     return Rig(smollm2_variant)
+
+
+@pytest.fixture(scope="module")
+def wide(smollm2_variant: Path) -> Rig:
+    return Rig(smollm2_variant, num_slots=4)
 
 
 def asked(request_id: int, sampling: SamplingParams, prompt: str = PROMPT, num_predict: int = NUM_PREDICT) -> Generate:
@@ -129,3 +134,17 @@ def test_another_seed_gives_another_text(rig: Rig) -> None:
     rig.sent.clear()
     rig.run(asked(1, SEEDED), asked(2, SamplingParams(temperature=1.5, top_p=1.0, top_k=0, seed=12)))
     assert rig.text(1) != rig.text(2)
+
+
+@pytest.mark.parametrize("sampling", [SEEDED, GREEDY], ids=["seed", "greedy"])
+def test_the_text_is_the_same_alone_and_in_company(wide: Rig, sampling: SamplingParams) -> None:
+    """On the kernels of this machine, a row of a step does not depend on the rows beside it."""
+    prompts = {n: PROMPT[: 300 + 90 * n] for n in range(1, 7)}
+    wide.sent.clear()
+    for n, prompt in prompts.items():
+        wide.run(asked(n, sampling, prompt))
+    alone = [wide.text(n) for n in prompts]
+    wide.sent.clear()
+    wide.run(*(asked(n, sampling, prompt, NUM_PREDICT + n) for n, prompt in prompts.items()))
+    for n, text in zip(prompts, alone, strict=True):
+        assert wide.text(n).startswith(text) and text
