@@ -1,5 +1,5 @@
 # Every target does the set-up that it needs; see setup.sh.
-.PHONY: run test test-schemas test-slow test-kill lint format bench bench-engines bench-sampling bench-constrained bench-shift bench-pull clean
+.PHONY: run test test-schemas test-slow test-kill soak lint format bench bench-engines bench-sampling bench-constrained bench-clients bench-prefix bench-memory bench-kv bench-loading bench-shift bench-pull clean
 BIN := .venv/bin
 
 run:
@@ -7,7 +7,7 @@ run:
 	@exec $(BIN)/hearth serve --starter
 
 test: lint
-	$(BIN)/python -m pytest -m "not slow and not kill" -n auto --dist loadfile
+	$(BIN)/python -m pytest -m "not slow and not kill and not soak" -n auto --dist loadfile
 
 test-schemas:
 	@sh setup.sh dev
@@ -16,6 +16,10 @@ test-schemas:
 test-slow:
 	@sh setup.sh dev
 	$(BIN)/python -m pytest -m slow
+
+soak:
+	@sh setup.sh dev
+	$(BIN)/python -m pytest -m soak -s
 
 test-kill:
 	@sh setup.sh dev
@@ -36,7 +40,28 @@ bench-pull:
 	@sh setup.sh dev
 	$(BIN)/python -m bench.pull
 
-bench: bench-engines bench-sampling bench-constrained
+bench: bench-engines bench-clients bench-prefix bench-memory bench-sampling bench-constrained
+
+bench-clients:
+	@sh setup.sh dev
+	$(BIN)/python -m bench.clients
+
+bench-prefix:
+	@sh setup.sh dev
+	$(BIN)/python -m bench.prefix
+
+bench-memory:
+	@sh setup.sh dev
+	$(BIN)/python -m bench.memory
+	$(BIN)/python -m bench.longctx
+
+bench-kv:
+	@sh setup.sh dev
+	$(BIN)/python -m bench.kv
+
+bench-loading:
+	@sh setup.sh dev
+	$(BIN)/python -m bench.loading
 
 bench-engines:
 	@sh setup.sh dev
