@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from hearthd.engine import trimming, weights
 from hearthd.engine.frames import Load, Loaded, LoadFailure
+from hearthd.engine.kvform import KVForm, float_form
+from hearthd.engine.packed import packed_graph
 from hearthd.engine.session import RUNNER_BYTES, Session, open_session
 from hearthd.engine.tokens import Tokenizer
 from hearthd.store.variant import VARIANT_FILE, VariantInfo, read_variant
@@ -66,6 +69,18 @@ def open_model(load: Load) -> tuple[VariantInfo, Tokenizer, Session | None]:
 
 
 def _open_session(load: Load, directory: Path, info: VariantInfo) -> Session:
+    """The session, on packed weights where there are some and they shall stay mapped from a file."""
+    form = float_form(info)
+    packed = packed_graph(directory, info, form.graph) if load.use_mmap and not load.use_mlock else None
+    if packed is not None:
+        try:
+            return _session(load, directory, info, replace(form, graph=packed))
+        except Exception as error:
+            log.warning("%s: packed weights are of no use, so the variant's own are taken: %s", packed, error)
+    return _session(load, directory, info, form)
+
+
+def _session(load: Load, directory: Path, info: VariantInfo, form: KVForm) -> Session:
     return open_session(
         directory,
         info,
@@ -74,6 +89,7 @@ def _open_session(load: Load, directory: Path, info: VariantInfo) -> Session:
         num_batch=load.num_batch,
         num_gpu=load.num_gpu,
         num_slots=load.num_slots,
+        form=form,
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import onnxruntime as ort
 
 PREFILL_CHUNK = 128  # longer chunks gain nothing and keep a cancel waiting
+MIN_EXTERNAL_BYTES = "1024"  # of a constant that does not stay in the graph's file
 
 
 class CpuProvider:
@@ -25,6 +26,25 @@ class CpuProvider:
         return f"CPU, {self.num_threads} threads"
 
     def open(self, graph: Path) -> ort.InferenceSession:
+        return self._session(graph, self._options())
+
+    def save_packed(self, graph: Path, target: Path) -> bool:
+        """As Provider.save_packed; the data goes to a file beside `target`, named after it."""
+        options = self._options()
+        options.optimized_model_filepath = str(target)
+        for key, value in (
+            ("session.optimized_model_external_initializers_file_name", target.name + ".data"),
+            ("session.optimized_model_external_initializers_min_size_in_bytes", MIN_EXTERNAL_BYTES),
+            ("session.save_external_prepacked_constant_initializers", "1"),
+        ):
+            options.add_session_config_entry(key, value)
+        self._session(graph, options)
+        return True
+
+    def _session(self, graph: Path, options: ort.SessionOptions) -> ort.InferenceSession:
+        return ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+
+    def _options(self) -> ort.SessionOptions:
         options = ort.SessionOptions()
         options.intra_op_num_threads = self.num_threads
         options.inter_op_num_threads = 1
@@ -32,4 +52,4 @@ class CpuProvider:
         # an arena only grows; without one a long prompt's memory goes back when it is done
         options.enable_cpu_mem_arena = False
         options.log_severity_level = 3
-        return ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+        return options

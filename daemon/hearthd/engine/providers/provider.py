@@ -29,6 +29,9 @@ class Provider(Protocol):
     def open(self, graph: Path) -> ort.InferenceSession:
         """A session whose every node runs where the provider says. Errors are ONNX Runtime's own."""
 
+    def save_packed(self, graph: Path, target: Path) -> bool:
+        """Writes the graph to `target` with its weights as this device wants them; False where it has no such form."""
+
 
 def load_provider(name: str, num_threads: int) -> Provider:
     """The provider called `name`; KeyError where no file implements it. `num_threads` 0: as many as cores."""
