@@ -92,8 +92,8 @@ class Prompts(Protocol):
     def read(self, found: Any, slot: NDArray[np.generic]) -> bool:
         """Fills the slot's positions [:found.num_tokens]; False where nobody knows what they hold now."""
 
-    def save(self, tokens: list[int], num_exact: int, slot: NDArray[np.generic]) -> bool:
-        """Keeps the slot's positions [:len(tokens)]."""
+    def save_all(self, prompts: list[tuple[list[int], int, NDArray[np.generic]]]) -> object:
+        """Keeps prompts, the last used first: tokens, how many of them are exact, and the slot that holds them."""
 
 
 def failure(request_id: int, error: Exception) -> Failed:
@@ -163,9 +163,12 @@ class Batch:
     def save(self) -> None:
         """Keeps what the slots hold beyond the life of this process, the last used first."""
         if self._prompts is not None:
-            for slot in sorted(self._slots, key=lambda slot: -slot.used):
-                tokens = slot.cached.prefix(slot.cached.num_whole)
-                self._prompts.save(tokens, slot.cached.num_exact, self._device.slot(slot.index))
+            self._prompts.save_all(
+                [
+                    (slot.cached.prefix(slot.cached.num_whole), slot.cached.num_exact, self._device.slot(slot.index))
+                    for slot in sorted(self._slots, key=lambda slot: -slot.used)
+                ]
+            )
 
     def step(self) -> None:
         """Gives free slots to those who wait, evaluates a chunk of a prompt, and a token of all who generate."""
