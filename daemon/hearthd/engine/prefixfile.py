@@ -67,7 +67,7 @@ class Layout:
         if (*slot.shape[:3], slot.shape[4]) != self.shape or slot.dtype != self.dtype or slot.shape[3] < num_tokens:
             raise ValueError(f"a slot {slot.shape} of {slot.dtype} cannot hold {num_tokens} tokens of {self}")
         heads = np.ndindex(*self.shape[:3])
-        return [memoryview(slot[head][:num_tokens].view(np.uint8).reshape(-1)) for head in heads]
+        return [slot[head][:num_tokens].view(np.uint8).reshape(-1).data for head in heads]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
