@@ -82,8 +82,8 @@ def measure(server: Hearth, prompts: Prompts) -> dict[str, Turn]:
 def fresh_chat(prompts: Prompts) -> Chat:
     """A system prompt and a question about a long text, that begin like no other chat."""
     return [
-        {"role": "system", "content": prompts.next(CHAT_TOKENS // 2)},
-        {"role": "user", "content": prompts.next(CHAT_TOKENS // 2)},
+        {"role": "system", "content": prompts.next(CHAT_TOKENS // 2, ending="")},
+        {"role": "user", "content": prompts.next(CHAT_TOKENS // 2, ending="")},
     ]
 
 

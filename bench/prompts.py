@@ -6,9 +6,11 @@ from pathlib import Path
 
 from bench.workload import PROSE
 
+ENDLESS = "\n\nNumbers from 1 to 9999: 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14,"  # a small model goes on with it
+
 
 class Prompts:
-    """Pieces of prose, measured with the tokenizer of a converted model."""
+    """Pieces of prose that end in a list to go on with, measured with the tokenizer of a converted model."""
 
     def __init__(self, variant_dir: Path) -> None:
         from tokenizers import Tokenizer
@@ -17,11 +19,13 @@ class Prompts:
         self._ids: list[int] = self._tokenizer.encode(PROSE.read_text()).ids
         self._serial = 0
 
-    def next(self, num_tokens: int) -> str:
-        """Another prompt of so many tokens: a number, then prose from another place."""
+    def next(self, num_tokens: int, ending: str = ENDLESS) -> str:
+        """Another prompt of about so many tokens: a number, prose from another place, `ending`, cut at the end."""
         self._serial += 1
         label = f"{self._serial * 7919 % 9973}. "
-        head = self._tokenizer.encode(label).ids
+        others = self._tokenizer.encode(label + ending).ids
+        if len(others) >= num_tokens:
+            return str(self._tokenizer.decode(others[:num_tokens]))
         start = 17 * self._serial % (len(self._ids) // 2)
         text = self._ids[start:] + self._ids * (num_tokens // len(self._ids) + 1)
-        return label + str(self._tokenizer.decode(text[: num_tokens - len(head)]))
+        return label + str(self._tokenizer.decode(text[: num_tokens - len(others)])) + ending
