@@ -31,8 +31,8 @@ PREFIX_CACHE = "1GiB"
 FIRST, SECOND, RELOADED, COLD = (
     "first turn, model loaded",
     "second turn",
-    "third turn after an unload, load included",
-    "first turn after an unload, load included",
+    "third turn after an unload, with load",
+    "first turn after an unload, with load",
 )
 QUESTIONS = ("And what did the keeper do then?", "Who else lived near the tower?")
 

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,16 +36,16 @@ def eventually(condition: Callable[[], Any], what: str) -> Any:
 
 
 class Daemon:
-    """A running `python -m hearthd`."""
+    """A running `python -m hearthd`. `wrap` is what its command starts with, as tests/box.py makes it."""
 
-    def __init__(self, directory: Path, *arguments: str, **settings: str) -> None:
+    def __init__(self, directory: Path, *arguments: str, wrap: Sequence[str] = (), **settings: str) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log_path = directory / "daemon.log"
         environment = {key: value for key, value in os.environ.items() if not key.startswith(("HEARTH_", "OLLAMA_"))}
         environment |= {"HEARTH_HOST": f"127.0.0.1:{self.port}", "HEARTH_MODELS": str(directory / "models")} | settings
         with self.log_path.open("ab") as log:
-            command = [sys.executable, "-m", "hearthd", *arguments]
+            command = [*wrap, sys.executable, "-m", "hearthd", *arguments]
             self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         self.http = httpx.Client(base_url=self.url, timeout=PATIENCE_S, trust_env=False)
 
@@ -117,9 +117,9 @@ class Daemon:
 
 
 @contextmanager
-def running(directory: Path, *arguments: str, **settings: str) -> Iterator[Daemon]:
+def running(directory: Path, *arguments: str, wrap: Sequence[str] = (), **settings: str) -> Iterator[Daemon]:
     """A daemon that answers; it is gone after the block."""
-    daemon = Daemon(directory, *arguments, **settings)
+    daemon = Daemon(directory, *arguments, wrap=wrap, **settings)
     try:
         daemon.wait_until_ready()
         yield daemon
