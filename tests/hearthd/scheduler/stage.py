@@ -88,7 +88,7 @@ class ToyRunner:
 
     def __init__(self, load: Load, size_bytes: int) -> None:
         self.load = load
-        self.loaded = Loaded("toy", "nothing", load.num_ctx, size_bytes, 0, 1)
+        self.loaded = Loaded("toy", "nothing", load.num_ctx, size_bytes, 0, 1, load.num_slots)
         self.alive = True
         self.reason: HearthError | None = None
         self.num_answered = 0
