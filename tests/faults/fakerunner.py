@@ -15,6 +15,7 @@ from hearthd.scheduler.runner import ProcessRunner
 PRELUDE = """
 import os, signal, socket, sys, time
 from contextlib import suppress
+from pathlib import Path
 from hearthd.engine.channel import Channel, Closed
 from hearthd.engine.frames import *
 connection = socket.socket(fileno=int(sys.argv[-1]))
