@@ -15,6 +15,7 @@ from hearth_export.errors import ExportError
 from hearth_export.writer import DataFile, publish, require_space, staged, staged_file, write_file
 from hearthd.store.store import ModelStore
 from hearthd.store.variant import VARIANT_FILE, read_variant
+from tests.conftest import convert
 from tests.e2e.daemon import eventually
 from tests.hearth_export.converted import DIGEST, converted
 
@@ -249,9 +250,10 @@ def test_directory_that_cannot_be_written_is_named(tiny_gguf: Path, tmp_path: Pa
     assert f'{{"error":"{tmp_path}/file' in output.splitlines()[-1]
 
 
-def test_published_variant_names_every_file_with_its_size(tiny_variant: Path) -> None:
-    info = read_variant(tiny_variant)
+def test_published_variant_names_every_file_with_its_size(tiny_gguf: Path, tmp_path: Path) -> None:
+    directory = convert(tiny_gguf, tmp_path)
+    info = read_variant(directory)
     assert info is not None
-    present = {path.name: path.stat().st_size for path in tiny_variant.iterdir() if path.name != VARIANT_FILE}
+    present = {path.name: path.stat().st_size for path in directory.iterdir() if path.name != VARIANT_FILE}
     assert info.files == present
     assert set(present) == {"model.onnx", "model.q8_0.onnx", "model.onnx.data", "tokenizer.json"}
