@@ -94,7 +94,7 @@ class Daemon:
     def runner_pids(self) -> list[int]:
         """The processes of its loaded models."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        return [int(pid) for pid in children if b"hearthd.engine" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        return [int(pid) for pid in children if b"hearthd.engine\0" in _command_line(pid)]
 
     def send_signal(self, number: signal.Signals) -> None:
         """Signal the daemon, not its children."""
@@ -114,6 +114,14 @@ class Daemon:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
+
+
+def _command_line(pid: str) -> bytes:
+    """Of a process, its words ended by zero bytes; b"" where it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 @contextmanager
