@@ -21,7 +21,7 @@ from hearthd.engine.frames import Cancel, Failed, Generate, Leave, Load, Ping, P
 from hearthd.engine.preparation import Preparation
 from hearthd.engine.sequence import Sequence
 from hearthd.engine.tokens import Tokenizer
-from hearthd.engine.trimming import resident_bytes, trim
+from hearthd.engine.trimming import release_freed, resident_bytes, trim
 
 WITHOUT_WEIGHTS = (
     "the model was loaded with vocab_only, without its weights: it can count tokens but not answer; "
@@ -101,6 +101,8 @@ def serve(channel: Channel, batch: Batch, tokenizer: Tokenizer, num_ctx: int) ->
     start_thread(take_frames, channel, intake.put, inbox, answering_texts(channel, tokenizer, num_ctx), clock)
     while True:
         if batch.idle:
+            if inbox.empty():
+                release_freed()
             take(channel, batch, intake, inbox.get())
         while not inbox.empty():
             take(channel, batch, intake, inbox.get_nowait())

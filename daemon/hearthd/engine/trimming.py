@@ -38,7 +38,7 @@ def resident_bytes() -> int:
 
 
 def release_freed() -> None:
-    """Gives back what was freed and the allocator still holds: some megabytes after a prompt, in a millisecond or two."""
+    """Gives back what was freed and the allocator still holds: ten megabytes and more after a prompt."""
     _libc.malloc_trim(0)
 
 
