@@ -11,8 +11,10 @@ from typing import Generic, TypeVar
 
 from hearthd.engine import trimming, weights
 from hearthd.engine.frames import Load, Loaded, LoadFailure
-from hearthd.engine.kvform import KVForm, float_form
+from hearthd.engine.kvform import KVForm
+from hearthd.engine.kvscales import form_of
 from hearthd.engine.packed import packed_graph
+from hearthd.engine.providers.provider import CPU, load_provider
 from hearthd.engine.session import RUNNER_BYTES, Session, open_session
 from hearthd.engine.tokens import Tokenizer
 from hearthd.store.variant import VARIANT_FILE, VariantInfo, read_variant
@@ -62,15 +64,21 @@ def open_model(load: Load) -> tuple[VariantInfo, Tokenizer, Session | None]:
     directory = Path(load.variant_dir)
     info = read_info(directory)
     tokenizer = Beside(lambda: Tokenizer(directory / info.tokenizer, info))
-    session = None if load.vocab_only else _open_session(load, directory, info)
+    session = None if load.vocab_only else _open_session(load, directory, info, tokenizer)
     opened = tokenizer.result()
     place_weights(load, directory)
     return info, opened, session
 
 
-def _open_session(load: Load, directory: Path, info: VariantInfo) -> Session:
+def _open_session(load: Load, directory: Path, info: VariantInfo, tokenizer: Beside[Tokenizer]) -> Session:
     """The session, on packed weights where there are some and they shall stay mapped from a file."""
-    form = float_form(info)
+    form = form_of(
+        load.kv_type,
+        directory,
+        info,
+        encode=lambda text: tokenizer.result().encode(text),
+        open_graph=lambda graph: load_provider(info.provider if load.num_gpu else CPU, load.num_threads).open(graph),
+    )
     packed = packed_graph(directory, info, form.graph) if load.use_mmap and not load.use_mlock else None
     if packed is not None:
         try:

@@ -128,8 +128,8 @@ class Session:
 
     @property
     def shifts(self) -> bool:
-        """Whether `drop` works: only keys of a float type can be turned."""
-        return self.cache.values.dtype.kind == "f"
+        """Whether `drop` works: keys of a float type and int8 codes can be turned."""
+        return self.cache.values.dtype.kind in "fi"
 
     def drop(self, slot: int, kept: int, count: int, length: int) -> None:
         """Of `length` positions, removes `count` after the first `kept`; those behind move there."""

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.generic]
 
 SCRATCH_BYTES = 1 << 20
+MAX_CODE = 127
 
 
 class Turn:
@@ -28,7 +29,7 @@ class Turn:
         self._half = len(inv_freq)
 
     def __call__(self, keys: Array) -> Array:
-        """(.., head_dim) keys of any float type, turned; a new float32 array."""
+        """(.., head_dim) keys of any float type, or codes, turned; a new float32 array."""
         turned = keys.astype(np.float32)
         half = self._half
         left, right = turned[..., :half], turned[..., half : 2 * half]
@@ -39,6 +40,14 @@ class Turn:
         return turned
 
 
+def _held(turned: Array, dtype: np.dtype[np.generic]) -> Array:
+    """The nearest that `dtype` can hold: codes are whole numbers, and what left their range stays at its end."""
+    if dtype == np.int8:
+        np.rint(turned, out=turned)
+        np.clip(turned, -MAX_CODE, MAX_CODE, out=turned)
+    return turned
+
+
 def _runs(first: int, end: int, size: int) -> Iterator[tuple[int, int]]:
     for start in range(first, end, size):
         yield start, min(start + size, end)
@@ -47,12 +56,12 @@ def _runs(first: int, end: int, size: int) -> Iterator[tuple[int, int]]:
 def drop_positions(keys: Array, values: Array, inv_freq: list[float], *, kept: int, count: int, length: int) -> None:
     """Of `length` positions, removes `count` after the first `kept`, in place.
 
-    `keys` and `values` are one decoder layer's, (.., num_ctx, head_dim), of a float type. Scratch memory is
-    some SCRATCH_BYTES, whatever the length.
+    `keys` and `values` are one decoder layer's, (.., num_ctx, head_dim), of a float type or int8 codes. Scratch memory
+    is some SCRATCH_BYTES, whatever the length.
     """
     turn = Turn(inv_freq, count)
     row_bytes = 4 * keys.size // keys.shape[-2]
     size = max(1, SCRATCH_BYTES // row_bytes)
     for start, end in _runs(kept, length - count, size):  # forward: a run is read before anything lands on it
-        keys[..., start:end, :] = turn(keys[..., start + count : end + count, :])
+        keys[..., start:end, :] = _held(turn(keys[..., start + count : end + count, :]), keys.dtype)
         values[..., start:end, :] = values[..., start + count : end + count, :].copy()

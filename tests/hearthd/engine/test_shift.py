@@ -67,6 +67,18 @@ def test_keys_of_half_precision_are_turned_too() -> None:
     np.testing.assert_allclose(keys[:, :22], rotated(plain[:, left]), atol=1e-2)
 
 
+def test_codes_turn_to_the_nearest_codes_and_stay_in_their_range() -> None:
+    keys = np.random.default_rng(6).integers(-127, 128, (2, 600, 8), np.int8)
+    values, before, half = keys.copy(), keys.astype(np.float64), len(INV_FREQ)
+    drop_positions(keys, values, INV_FREQ, kept=2, count=300, length=600)
+    moved = before[:, 302:]
+    turned = (moved[..., :half] + 1j * moved[..., half:]) * np.exp(-300j * np.array(INV_FREQ))
+    wanted = np.clip(np.concatenate([turned.real, turned.imag], -1), -127, 127)
+    assert (np.abs(wanted) == 127).any()  # some pairs are longer than a code can be
+    assert np.abs(keys[:, 2:300] - wanted).max() <= 0.501
+    np.testing.assert_array_equal(values[:, 2:300], moved)
+
+
 def test_scratch_memory_does_not_grow_with_the_window() -> None:
     keys = np.ones((8, 20_000, 64), np.float32)  # 40 MiB
     values = np.ones_like(keys)
