@@ -22,6 +22,7 @@ def needs_of(frame: Load, info: VariantInfo) -> Needs:
         num_slots=frame.num_slots,
         kv_type=frame.kv_type,
         num_batch=frame.num_batch,
+        pinned=frame.use_mlock or not frame.use_mmap,
         vocab_only=frame.vocab_only,
     )
 
@@ -38,8 +39,11 @@ class Estimates:
         self._errors: dict[str, int] = {}  # load key -> bytes that the load took beyond the formula
 
     def error_bytes(self, key: str) -> int:
-        """What to add to the formula; 0 for a model that was never loaded."""
-        return self._errors.get(key, 0)
+        """What to add to the formula; 0 for a model that was never loaded.
+
+        Never less: what a load did not take may lie in mapped files, and comes with use.
+        """
+        return max(0, self._errors.get(key, 0))
 
     def total_bytes(self, key: str, needed: Needs) -> int:
         """All that the model will come to take."""
@@ -49,10 +53,9 @@ class Estimates:
         """A load was over; `resident_bytes` 0: it was not measured."""
         if not resident_bytes:
             return
-        foreseen_bytes = needed.loaded_bytes + self.error_bytes(key)
+        foreseen_bytes = needed.loaded_bytes + self._errors.pop(key, 0)
         if abs(resident_bytes - foreseen_bytes) > TOLERANCE * resident_bytes:
             log.info("%s took %s to load, %s was foreseen", name, size(resident_bytes), size(foreseen_bytes))
-        self._errors.pop(key, None)
         self._errors[key] = resident_bytes - needed.loaded_bytes
         if len(self._errors) > MAX_LEARNED:
             del self._errors[next(iter(self._errors))]

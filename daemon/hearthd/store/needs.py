@@ -6,14 +6,17 @@ from dataclasses import dataclass
 
 from hearthd.store.variant import VariantInfo
 
-# Measured with ONNX Runtime 1.32 on x86-64 and Linux 6.18; tests/hearthd/store/test_needs.py measures again, and the
-# daemon corrects by what loads really take.
-RUNNER_BYTES = 52 << 20  # interpreter, NumPy, ONNX Runtime and the tokenizer's code
-TOKENIZER_FACTOR = 16  # of the size of tokenizer.json: its tables in memory
-PREPACKED_FACTOR = 1.05  # of the weights: as the kernels want them
-GRAPH_BYTES_PER_LAYER = 100 << 10  # nodes and bound buffers
+# Measured on x86-64 (AVX-512) with Linux 6.18, glibc, Python 3.11 and ONNX Runtime 1.32: a model of next to nothing,
+# and SmolLM2-135M as int4 and int8 with 512 to 8192 tokens in 1 and 4 slots. tests/hearthd/store/test_needs.py measures
+# again; the daemon corrects by what loads really take.
+RUNNER_BYTES = 34 << 20  # interpreter, NumPy, ONNX Runtime, when pages that their files can give again were dropped
+CODE_BYTES = 14 << 20  # of these pages, those that come back with the first request
+TOKENIZER_FACTOR = 9  # of the size of tokenizer.json: its tables
+GRAPH_BYTES, LAYER_BYTES = 1 << 20, 25 << 10  # ONNX Runtime's own, of a graph and of each decoder layer
+BLOCK = 32  # weights that share a scale
+SUM_BYTES = 4  # that the kernels add to each block: the sum of its quantized values
 CHUNK_TOKENS = 128  # evaluated in one step at most
-STEP_BUFFERS = 8  # of (chunk, hidden) float32 that are alive at once, the wide ones of the feed-forward part included
+STEP_BYTES, STEP_BUFFERS = 4 << 20, 50  # a step's scratch memory: what it takes anyhow, and (chunk, hidden) float32
 FLOAT_BYTES = 4
 
 
@@ -22,10 +25,10 @@ class Needs:
     """Bytes by what they are for."""
 
     runner_bytes: int  # the process without a model, and the vocabulary
-    weight_bytes: int
-    kv_bytes: int  # with every slot full
+    weight_bytes: int  # as the kernels want them
     table_bytes: int  # cos and sin
-    work_bytes: int  # activations of a prefill step, logits
+    kv_bytes: int  # with every slot full
+    work_bytes: int  # what comes with use: code, scratch memory of a step, logits
 
     @property
     def loaded_bytes(self) -> int:
@@ -45,17 +48,31 @@ def needs(
     num_slots: int = 1,
     kv_type: str = "",
     num_batch: int = CHUNK_TOKENS,
+    pinned: bool = False,
     vocab_only: bool = False,
 ) -> Needs:
-    """What a runner needs for the variant, `num_ctx` tokens in each of `num_slots` slots held as `kv_type`."""
+    """What a runner needs for the variant, `num_ctx` tokens in each of `num_slots` slots held as `kv_type`.
+
+    `pinned`: nothing of it may be left in files, as use_mlock and no use_mmap want it.
+    """
     runner_bytes = RUNNER_BYTES + TOKENIZER_FACTOR * info.files.get(info.tokenizer, 0)
     if vocab_only:
-        return Needs(runner_bytes, 0, 0, 0, 0)
-    chunk = min(num_batch, CHUNK_TOKENS)
+        return Needs(runner_bytes, 0, 0, 0, CODE_BYTES)
+    step_bytes = STEP_BYTES + STEP_BUFFERS * min(num_batch, CHUNK_TOKENS) * info.hidden_size * FLOAT_BYTES
     return Needs(
         runner_bytes=runner_bytes,
-        weight_bytes=int(PREPACKED_FACTOR * info.weight_bytes) + GRAPH_BYTES_PER_LAYER * info.num_layers,
-        kv_bytes=num_slots * num_ctx * info.kv_bytes(kv_type),
+        weight_bytes=_weight_bytes(info) + (_embedding_bytes(info) + CODE_BYTES if pinned else 0),
         table_bytes=2 * num_ctx * len(info.rope_inv_freq) * FLOAT_BYTES,
-        work_bytes=(STEP_BUFFERS * chunk * info.hidden_size + num_slots * info.vocab_size) * FLOAT_BYTES,
+        kv_bytes=num_slots * num_ctx * info.kv_bytes(kv_type),
+        work_bytes=CODE_BYTES + step_bytes + num_slots * info.vocab_size * FLOAT_BYTES,
     )
+
+
+def _weight_bytes(info: VariantInfo) -> int:
+    sums_bytes = info.parameter_count // BLOCK * SUM_BYTES
+    return info.weight_bytes + sums_bytes + GRAPH_BYTES + LAYER_BYTES * info.num_layers
+
+
+def _embedding_bytes(info: VariantInfo) -> int:
+    """The table that tokens are looked up in, 8 bits a value and a scale a block: it stays in its file otherwise."""
+    return info.vocab_size * info.hidden_size * (BLOCK + FLOAT_BYTES) // BLOCK

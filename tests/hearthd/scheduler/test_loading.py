@@ -59,3 +59,20 @@ def test_a_load_that_took_about_what_was_foreseen_is_not_told_of(caplog: pytest.
 
     caplog.set_level("INFO")
     run(scenario())
+
+
+def test_what_a_load_did_not_take_may_come_with_use_and_stays_foreseen(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        stage = MeasuredStage()
+        wanted = needs(stage.info, num_ctx=2048, num_batch=512)
+        stage.resident_bytes = wanted.loaded_bytes // 2
+        scheduler = stage.scheduler()
+        await touch(scheduler, A, keep_alive_ns=0)
+        await touch(scheduler, A, keep_alive_ns=0)
+        lines = foreseen(caplog)
+        assert len(lines) == 3  # the error is told of once
+        assert lines[-1] == f"load a:latest: {wanted.total_bytes >> 20} MiB needed, num_ctx 2048"
+        await scheduler.stop()
+
+    caplog.set_level("INFO")
+    run(scenario())

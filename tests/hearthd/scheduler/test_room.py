@@ -92,7 +92,7 @@ def test_a_model_that_cannot_fit_is_refused_with_figures_and_evicts_nobody() -> 
         stage.info = variant(weight_bytes=50 << 30)
         stage.available_bytes = 2 << 30
         with pytest.raises(
-            LoadFailed, match=r"requires more system memory \(52\.6 GiB\) than is available \(2\.0 GiB\)"
+            LoadFailed, match=r"requires more system memory \(50\.1 GiB\) than is available \(2\.0 GiB\)"
         ):
             await touch(scheduler, B)
         assert stage.living == ["a:latest"]
