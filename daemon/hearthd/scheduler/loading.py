@@ -169,17 +169,20 @@ class Loader:
             models = residents.resident()
             frame, act = self._plan(wanted, models)
             self.underway = Underway(wanted.model, frame.num_ctx, self._needed_bytes(wanted, frame))
+            by_key = {loaded.key: loaded for loaded in models}
             match act:
-                case placement.Load():
-                    self._tell_if_smaller(wanted, frame, models)
-                    return frame
-                case placement.Evict(key) | placement.Wait(key):
-                    log.info("%s needs room", name)
-                    await residents.vacate(next(loaded for loaded in models if loaded.key == key), "evict")
                 case placement.Refuse(needed, available):
                     raise LoadFailed(
                         f"model requires more system memory ({size(needed)}) than is available ({size(available)})"
                     )
+                case _ if wanted.key in by_key:  # with other load options
+                    await residents.vacate(by_key[wanted.key], "reload")
+                case placement.Evict(key) | placement.Wait(key):
+                    log.info("%s needs room", name)
+                    await residents.vacate(by_key[key], "evict")
+                case placement.Load():
+                    self._tell_if_smaller(wanted, frame, models)
+                    return frame
 
     def _plan(self, wanted: Wanted, models: Sequence[LoadedModel]) -> tuple[Load, placement.Plan]:
         """The largest frame for which room can be made, else the smallest, and the next act for it."""

@@ -213,8 +213,8 @@ class Scheduler:
     async def _load(self, ticket: Ticket) -> LoadedModel | None:
         """The model; None where it crashed meanwhile and must not be loaded yet."""
         old = self._residents.find(ticket.key)
-        if old is not None:
-            await self._residents.vacate(old, "reload")
+        if old is not None and not old.runner.alive:
+            await old.gone.wait()
         if self._crashes.pending(ticket.key, time.monotonic_ns()):
             return None
         return await self._loader.load(ticket.key, ticket.model, ticket.options, self._residents)

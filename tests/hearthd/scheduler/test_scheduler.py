@@ -42,6 +42,21 @@ def test_a_changed_load_option_reloads_when_the_old_one_is_idle() -> None:
     run(scenario())
 
 
+def test_a_reload_that_cannot_fit_leaves_the_loaded_model_in_place() -> None:
+    async def scenario() -> None:
+        stage = Stage(info=variant(num_layers=128, head_dim=1024))
+        scheduler = stage.scheduler(num_ctx=64)
+        await touch(scheduler, A)
+        stage.available_bytes = 1 << 30
+        with pytest.raises(LoadFailed, match="more system memory"):
+            await touch(scheduler, A, LoadOptions(num_ctx=CONTEXT_LENGTH))
+        assert stage.living == ["a:latest"]
+        assert (await touch(scheduler, A)).runner is stage.runners[0]
+        await scheduler.stop()
+
+    run(scenario())
+
+
 def test_a_request_that_does_not_ask_for_num_ctx_takes_what_is_loaded() -> None:
     async def scenario() -> None:
         stage = Stage()
