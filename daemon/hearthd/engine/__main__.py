@@ -61,7 +61,7 @@ def run(channel: Channel) -> int:
     except Exception as error:
         channel.send(load_failure(error))
         return 1
-    answer = loaded(load, session, time.monotonic_ns() - started_ns)
+    answer = loaded(load, info, session, time.monotonic_ns() - started_ns)
     channel.send(answer)
     if session is None:
         serve_vocabulary(channel, tokenizer, answer.num_ctx)

@@ -15,8 +15,9 @@ from hearthd.engine.kvform import KVForm
 from hearthd.engine.kvscales import form_of
 from hearthd.engine.packed import packed_graph
 from hearthd.engine.providers.provider import CPU, load_provider
-from hearthd.engine.session import RUNNER_BYTES, Session, open_session
+from hearthd.engine.session import Session, open_session
 from hearthd.engine.tokens import Tokenizer
+from hearthd.store.needs import needs
 from hearthd.store.variant import VARIANT_FILE, VariantInfo, read_variant
 
 log = logging.getLogger(__name__)
@@ -68,6 +69,12 @@ def open_model(load: Load) -> tuple[VariantInfo, Tokenizer, Session | None]:
     opened = tokenizer.result()
     place_weights(load, directory)
     return info, opened, session
+
+
+def _open_tokenizer(directory: Path, info: VariantInfo) -> Tokenizer:
+    """The tokenizer, whose library keeps the interpreter's lock while it reads; the session needs it for its start."""
+    opening.wait()
+    return Tokenizer(directory / info.tokenizer, info)
 
 
 def _open_session(load: Load, directory: Path, info: VariantInfo, tokenizer: Beside[Tokenizer]) -> Session:
@@ -124,15 +131,25 @@ def load_failure(error: Exception) -> LoadFailure:
     return LoadFailure(text)
 
 
-def loaded(load: Load, session: Session | None, load_ns: int) -> Loaded:
+def loaded(load: Load, info: VariantInfo, session: Session | None, load_ns: int) -> Loaded:
     """The answer to Load."""
     if session is None:
-        return Loaded("cpu", "vocabulary only", load.num_ctx, RUNNER_BYTES, 0, load_ns, 1, trimming.resident_bytes())
+        needed = needs(info, num_ctx=load.num_ctx, vocab_only=True)
+        size_bytes, resident_bytes = needed.total_bytes, trimming.resident_bytes()
+        return Loaded(CPU, "vocabulary only", load.num_ctx, size_bytes, 0, load_ns, 1, resident_bytes)
+    needed = needs(
+        info,
+        num_ctx=session.num_ctx,
+        num_slots=session.num_slots,
+        kv_type=session.form.name,
+        num_batch=load.num_batch,
+        pinned=load.use_mlock or not load.use_mmap,
+    )
     return Loaded(
         provider=session.provider,
         device=session.device,
         num_ctx=session.num_ctx,
-        size_bytes=session.size_bytes,
+        size_bytes=needed.total_bytes,
         size_vram_bytes=0,
         load_ns=load_ns,
         num_slots=session.num_slots,

@@ -17,7 +17,6 @@ from hearthd.engine.shift import drop_positions
 from hearthd.store import variant
 from hearthd.store.variant import VariantInfo
 
-RUNNER_BYTES = 60 << 20  # interpreter, numpy, ONNX Runtime and tokenizer, before any weight
 KEPT_PREFILLS = 8  # bound steps of prompts
 TILE = 32  # rows: a multiple of what kernels of x86 and Arm take at once
 
@@ -93,7 +92,6 @@ class Session:
         self.cache = KVCache(info, num_ctx, num_slots, self.form.dtype)
         self.cos, self.sin = rotary_tables(info, num_ctx)  # (num_ctx, head_dim / 2) float32
         self.logits = np.zeros((num_slots, info.vocab_size), np.float32)  # of the sequences of the last step
-        self.size_bytes = info.weight_bytes + self.cache.num_bytes + 2 * self.cos.nbytes + RUNNER_BYTES
         chunk = max(1, min(num_batch, provider.prefill_chunk))
         self.tile = min(TILE, chunk)
         self.chunk = chunk - chunk % self.tile
