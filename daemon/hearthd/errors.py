@@ -104,3 +104,7 @@ class LoadStalled(LoadFailed):
 
 class RunnerDied(HearthError):
     """A runner's process ended while it was needed."""
+
+
+class RunnerKilled(RunnerDied):
+    """A runner was killed, and not by the daemon: most likely by the kernel, for lack of memory."""

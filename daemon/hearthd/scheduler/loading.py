@@ -11,7 +11,7 @@ from typing import Protocol
 from msgspec import structs
 
 from hearthd.engine.frames import Load
-from hearthd.errors import LoadFailed, RunnerDied
+from hearthd.errors import LoadFailed, RunnerKilled
 from hearthd.memory import anonymous_bytes
 from hearthd.scheduler import placement
 from hearthd.scheduler.estimates import Estimates, needs_of, size
@@ -217,11 +217,11 @@ class Loader:
         )
 
     async def _spawn_with_room(self, wanted: Wanted, frame: Load, residents: Residents) -> tuple[Load, Runner]:
-        """A runner. Where one dies, all other models make room and one more is tried, then the smallest frame is."""
+        """A runner. Where one is killed, all others make room and one more is tried, then the smallest frame is."""
         while True:
             try:
                 return frame, await self._spawn(frame)
-            except RunnerDied as error:
+            except RunnerKilled as error:
                 others, least = residents.resident(), wanted.frames()[-1]
                 if not others and frame == least:
                     raise

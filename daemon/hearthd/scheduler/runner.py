@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
@@ -32,7 +33,7 @@ from hearthd.engine.frames import (
     Trimmed,
     pack,
 )
-from hearthd.errors import HearthError, LoadFailed, LoadStalled, RunnerDied, TooLarge
+from hearthd.errors import HearthError, LoadFailed, LoadStalled, RunnerDied, RunnerKilled, TooLarge
 from hearthd.scheduler.answer import LAST, Answer, Reply
 from hearthd.scheduler.heartbeat import Heartbeat
 from hearthd.scheduler.link import Link
@@ -328,7 +329,8 @@ class ProcessRunner:
             self._kill()
         status = await exiting
         if self._reason is None:
-            self._fail(RunnerDied(f"the model runner ended unexpectedly ({exit_sentence(status, by_us=killed)})"))
+            kind = RunnerKilled if status == -signal.SIGKILL and not killed else RunnerDied
+            self._fail(kind(f"the model runner ended unexpectedly ({exit_sentence(status, by_us=killed)})"))
         self._closed.set_result(None)
 
     async def wait_closed(self) -> None:

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from hearthd.errors import LoadFailed, RunnerDied
+from hearthd.errors import LoadFailed, RunnerDied, RunnerKilled
 from hearthd.scheduler.lease import LoadOptions
 from hearthd.store.needs import needs
 from tests.hearthd.scheduler.stage import (
@@ -197,11 +197,11 @@ def test_a_runner_that_dies_while_loading_alone_is_tried_again_with_the_shortest
         stage = Stage()
         scheduler = stage.scheduler(num_ctx=8192, num_parallel=2)
         await touch(scheduler, A)
-        stage.failures = [RunnerDied("killed"), RunnerDied("killed")]
+        stage.failures = [RunnerKilled("killed"), RunnerKilled("killed")]
         await touch(scheduler, B)
         assert stage.living == ["b:latest"]
         assert shapes(stage) == [(8192, 2), (2048, 1)]
-        stage.failures = [RunnerDied("killed")] * 3
+        stage.failures = [RunnerKilled("killed")] * 3
         with pytest.raises(RunnerDied):
             await touch(scheduler, C)
         assert not stage.failures
@@ -215,7 +215,7 @@ def test_a_runner_that_dies_while_loading_makes_the_others_give_room_once() -> N
         stage = Stage()
         scheduler = stage.scheduler()
         await touch(scheduler, A)
-        stage.failures = [RunnerDied("killed")]
+        stage.failures = [RunnerKilled("killed")]
         await touch(scheduler, B)
         assert stage.living == ["b:latest"]
         await scheduler.stop()
@@ -223,9 +223,23 @@ def test_a_runner_that_dies_while_loading_makes_the_others_give_room_once() -> N
     run(scenario())
 
 
+def test_a_runner_that_crashes_while_loading_costs_no_other_model_its_place() -> None:
+    async def scenario() -> None:
+        stage = Stage()
+        scheduler = stage.scheduler()
+        await touch(scheduler, A)
+        stage.failures = [RunnerDied("killed by SIGSEGV")]
+        with pytest.raises(RunnerDied, match="SIGSEGV"):
+            await touch(scheduler, B)
+        assert stage.living == ["a:latest"]
+        await scheduler.stop()
+
+    run(scenario())
+
+
 def test_alone_a_runner_that_dies_while_loading_is_an_error() -> None:
     async def scenario() -> None:
-        stage = Stage(failures=[RunnerDied("killed")])
+        stage = Stage(failures=[RunnerKilled("killed")])
         scheduler = stage.scheduler()
         with pytest.raises(RunnerDied):
             await touch(scheduler, A)

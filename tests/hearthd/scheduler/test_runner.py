@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hearthd.engine.frames import Done, Generate, Load, Piece, SamplingParams
-from hearthd.errors import BadRequest, HearthError, LoadFailed, Overloaded, RunnerDied, TooLarge
+from hearthd.errors import BadRequest, HearthError, LoadFailed, Overloaded, RunnerDied, RunnerKilled, TooLarge
 from hearthd.scheduler import answer as answer_module
 from hearthd.scheduler import runner as runner_module
 from hearthd.scheduler.process import exit_sentence
@@ -156,7 +156,7 @@ def test_a_killed_runner_fails_every_open_request_with_the_reason(tiny_variant: 
             await asyncio.sleep(0.1)
             os.kill(runner.pid, signal.SIGKILL)
             answers = await asyncio.gather(*readers, return_exceptions=True)
-            assert {type(error) for error in answers} == {RunnerDied}
+            assert {type(error) for error in answers} == {RunnerKilled}
             assert "SIGKILL" in str(answers[0])
             await runner.wait_closed()
             assert not runner.alive
