@@ -14,6 +14,7 @@ from hearthd.engine.frames import Generate, Load, Piece, SamplingParams
 from hearthd.errors import LoadFailed, LoadStalled, RunnerDied
 from hearthd.scheduler import runner as runner_module
 from hearthd.scheduler.runner import ProcessRunner
+from tests.e2e.daemon import running
 from tests.faults.fakerunner import fake, is_gone, is_stopped, started
 from tests.hearthd.scheduler.stage import run, until
 
@@ -105,6 +106,25 @@ def test_pings_come_while_a_request_is_open_and_end_with_it(tmp_path: Path) -> N
             assert pings.read_text() == before
 
     run(scenario())
+
+
+def test_over_http_a_stopped_runner_ends_its_stream_with_the_reason_and_the_next_request_loads_again(
+    tiny_gguf: Path, tmp_path: Path
+) -> None:
+    asked = {"model": "tiny", "prompt": "hello", "options": {"num_predict": 1_000_000, "temperature": 50.0}}
+    with running(tmp_path, HEARTH_HANG_TIMEOUT="1s", HEARTH_CONTEXT_LENGTH="8192") as daemon:
+        daemon.create("tiny", tiny_gguf)
+        with daemon.http.stream("POST", "/api/generate", json=asked) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            (pid,) = daemon.runner_pids()
+            os.kill(pid, signal.SIGSTOP)
+            last = list(lines)[-1]
+        assert "no longer answered (no heartbeat for 1 s)" in last
+        again = daemon.post("/api/generate", model="tiny", prompt="x", stream=False, options={"num_predict": 2})
+        assert again.json()["eval_count"] == 2
+        assert pid not in daemon.runner_pids()
+        assert "Traceback" not in daemon.log
 
 
 # loading

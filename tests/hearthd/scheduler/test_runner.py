@@ -14,7 +14,6 @@ from hearthd.engine.frames import Done, Generate, Load, Piece, SamplingParams
 from hearthd.errors import BadRequest, HearthError, LoadFailed, Overloaded, RunnerDied, RunnerKilled, TooLarge
 from hearthd.scheduler import answer as answer_module
 from hearthd.scheduler import runner as runner_module
-from hearthd.scheduler.process import exit_sentence
 from hearthd.scheduler.runner import ProcessRunner
 from tests.hearthd.scheduler.stage import run, until
 
@@ -230,14 +229,6 @@ def child_runners() -> list[int]:
     children = Path("/proc/self/task").glob("*/children")
     pids = [pid for path in children for pid in path.read_text().split()]
     return [int(pid) for pid in pids if b"hearthd.engine" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-
-
-@pytest.mark.parametrize(
-    ("status", "want"),
-    [(-9, "killed by SIGKILL, most likely"), (-11, "killed by SIGSEGV"), (3, "exit status 3"), (None, "no longer")],
-)
-def test_the_end_of_a_process_is_told_in_words(status: int | None, want: str) -> None:
-    assert want in exit_sentence(status)
 
 
 def test_pieces_are_whole_characters(tiny_variant: Path) -> None:
