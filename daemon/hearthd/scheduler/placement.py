@@ -73,7 +73,9 @@ def usable_bytes(memory: Memory) -> int | None:
 
 def spare_bytes(memory: Memory) -> int:
     """What a model beside others leaves free in addition to the reserve, so that memory is not low at once."""
-    return max(low_bytes(scope.total_bytes) - reserve_bytes(scope.total_bytes) for scope in memory.scopes)
+    beside = min(scope.available_bytes - low_bytes(scope.total_bytes) for scope in memory.scopes)
+    alone = min(scope.available_bytes - reserve_bytes(scope.total_bytes) for scope in memory.scopes)
+    return max(0, alone - beside)
 
 
 def budget(usable: int | None, residents: Iterable[Resident], *, memory_bytes: int = 0) -> int | None:

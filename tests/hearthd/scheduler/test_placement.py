@@ -148,6 +148,11 @@ def test_spare_memory_is_what_lies_between_reserve_and_low_mark() -> None:
     assert spare_bytes(memory) == 257698037 - 107374182
 
 
+def test_spare_memory_of_a_roomy_machine_is_not_asked_of_a_small_cgroup_on_it() -> None:
+    memory = Memory((Scope("the machine", 24 * GIB, 23 * GIB), Scope("cgroup /a", GIB // 2, GIB // 3)))
+    assert spare_bytes(memory) == low_bytes(GIB // 2) - reserve_bytes(GIB // 2)
+
+
 @pytest.mark.parametrize("seed", range(60))
 def test_following_the_plan_ends_in_a_load_or_in_a_refusal_that_evicted_nobody(seed: int) -> None:
     rng = random.Random(seed)
