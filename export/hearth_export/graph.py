@@ -21,6 +21,7 @@ INLINE_BELOW_BYTES = 256
 DTYPES = {
     "float32": TensorProto.FLOAT,
     "uint8": TensorProto.UINT8,
+    "int8": TensorProto.INT8,
     "int64": TensorProto.INT64,
     "int32": TensorProto.INT32,
 }

@@ -6,13 +6,23 @@ scales are inputs, for they are found on the device, by the first runner that wa
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from hearth_export.errors import ExportError
+from hearth_export.graph import Graph
 from hearth_export.spec import ModelSpec
+from hearth_export.verify import run_graph
 from hearthd.store import variant
 
-K_SCALE, V_SCALE = 12, 13  # places among the operator's inputs
+K_SCALE = 12  # its place among the operator's inputs; that of the values' follows
+NUM_TOKENS = 8  # of a check
+SCALE = 4 / 127  # of standard normal numbers
+MAX_ERROR = 0.05  # relative; rounding to codes costs 0.01
 
 
 def with_int8_cache(model: onnx.ModelProto, spec: ModelSpec) -> onnx.ModelProto:
@@ -32,6 +42,55 @@ def with_int8_cache(model: onnx.ModelProto, spec: ModelSpec) -> onnx.ModelProto:
         if value.name in held:
             value.type.tensor_type.elem_type = TensorProto.INT8
     return copy
+
+
+def check_attention(floats: Path, codes: Path, spec: ModelSpec) -> None:
+    """Runs an attention of each graph on the same numbers; ExportError where they disagree or one does not run."""
+    want, got = (_attended(path, spec) for path in (floats, codes))
+    error = float(np.linalg.norm(got - want) / np.linalg.norm(want))
+    if not error <= MAX_ERROR:
+        raise ExportError(
+            f"attention over int8 keys and values differs by {error:.3g} from that over floats "
+            f"(at most {MAX_ERROR} is allowed); nothing was published"
+        )
+
+
+def _attended(path: Path, spec: ModelSpec) -> NDArray[np.float32]:
+    """What the graph's first attention makes of NUM_TOKENS random tokens, (1, NUM_TOKENS, attention_size)."""
+    model = onnx.load(str(path), load_external_data=False)
+    attention = next(node for node in model.graph.node if node.op_type == "GroupQueryAttention")
+    feeds = _probe(attention, spec)
+    graph = Graph("")
+    graph.nodes.append(attention)
+    for name, array in feeds.items():
+        graph.add_input(name, array.dtype.name, [*array.shape])
+    for place, name in enumerate(attention.output):
+        if place == 0:
+            graph.add_output(name, "float32", [1, NUM_TOKENS, spec.attention_size])
+        else:
+            dtype = feeds[attention.input[3]].dtype.name
+            graph.add_output(name, dtype, [1, spec.num_kv_heads, NUM_TOKENS, spec.head_dim])
+    return run_graph(path.parent, graph, feeds)[0]
+
+
+def _probe(attention: onnx.NodeProto, spec: ModelSpec) -> dict[str, NDArray[np.generic]]:
+    """Inputs of an attention, by name."""
+    generator = np.random.default_rng(0)
+    query, key, value, past_key, past_value, seqlens_k, total, cos, sin, *rest = attention.input
+    widths = {query: spec.attention_size, key: spec.kv_size, value: spec.kv_size}
+    if not key:
+        widths = {query: spec.attention_size + 2 * spec.kv_size}
+    feeds: dict[str, NDArray[np.generic]] = {
+        name: generator.standard_normal((1, NUM_TOKENS, width), np.float32) for name, width in widths.items()
+    }
+    held = np.int8 if rest else np.float32
+    feeds |= {name: np.zeros((1, spec.num_kv_heads, 0, spec.head_dim), held) for name in (past_key, past_value)}
+    feeds[seqlens_k] = np.array([NUM_TOKENS - 1], np.int32)
+    feeds[total] = np.array([NUM_TOKENS], np.int32)
+    angles = np.outer(np.arange(NUM_TOKENS), spec.rope.inv_freq)
+    feeds[cos], feeds[sin] = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+    feeds |= {name: np.full((1, spec.num_kv_heads, 1, spec.head_dim), SCALE, np.float32) for name in rest if name}
+    return feeds
 
 
 def _quantize(node: onnx.NodeProto, layer: int) -> None:

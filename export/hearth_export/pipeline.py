@@ -11,7 +11,7 @@ from hearth_export import verify
 from hearth_export.decoder import Decoder
 from hearth_export.errors import BadCheckpoint, ExportError, naming
 from hearth_export.graph import Graph
-from hearth_export.kvgraph import with_int8_cache
+from hearth_export.kvgraph import check_attention, with_int8_cache
 from hearth_export.precision import Goal
 from hearth_export.progress import Progress
 from hearth_export.readers.gguf import GGUF, open_gguf
@@ -89,6 +89,7 @@ def _verify(stage: Path, decoder: Decoder, gguf: GGUF, report: Progress) -> None
     report("verifying", 0, total)
     for file in (GRAPH_FILE, INT8_KV_GRAPH_FILE):
         verify.check_structure(stage / file, decoder.graph.data_bytes)
+    check_attention(stage / GRAPH_FILE, stage / INT8_KV_GRAPH_FILE, decoder.spec)
     verify.check_embedding(stage, DATA_FILE, decoder.matrices[0], gguf)
     for num_bytes in verify.check_matrices(stage, DATA_FILE, decoder.matrices, gguf):
         done += num_bytes

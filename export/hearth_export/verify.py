@@ -7,7 +7,8 @@ layout or row order is found, whatever the model's size, in memory that does not
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -86,7 +87,7 @@ def check_embedding(directory: Path, data_file: str, matrix: Matrix, tensors: Te
             gather_axis=0,
             quantize_axis=1,
         )
-        (got,) = _run(directory, graph, {"ids": np.arange(rows, dtype=np.int64)})
+        (got,) = run_graph(directory, graph, {"ids": np.arange(rows, dtype=np.int64)})
         _compare(piece, got, _weights(tensors, piece))
 
 
@@ -133,7 +134,7 @@ def _check_batch(directory: Path, data_file: str, slices: list[Slice], tensors: 
     generator = np.random.default_rng(0)
     for num_rows in PROBES:
         x = generator.standard_normal((1, num_rows, num_inputs), np.float32) + np.float32(0.25)
-        for piece, w, y in zip(slices, weights, _run(directory, graph, {"x": x}), strict=True):
+        for piece, w, y in zip(slices, weights, run_graph(directory, graph, {"x": x}), strict=True):
             _compare(piece, y[0], x[0] @ w.T)
 
 
@@ -143,11 +144,14 @@ def _weights(tensors: Tensors, piece: Slice) -> Floats:
     return w
 
 
-def _run(directory: Path, graph: Graph, feeds: dict[str, np.ndarray]) -> list[Floats]:
+def run_graph(directory: Path, graph: Graph, feeds: Mapping[str, np.ndarray]) -> list[Floats]:
+    """The outputs of a graph whose data file, where it needs one, lies in `directory`. ExportError where it fails."""
     path = directory / PROBE_FILE
     path.write_bytes(graph.model("hearth verify").SerializeToString())
     try:
-        outputs: list[Floats] = _open(str(path)).run(None, feeds)
+        session = _open(str(path))
+        with _explained():
+            outputs: list[Floats] = session.run(None, dict(feeds))
     finally:
         path.unlink(missing_ok=True)
     return outputs
@@ -157,9 +161,15 @@ def _open(model: str | bytes) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.enable_cpu_mem_arena = False
     options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    try:
+    options.log_severity_level = 4  # what is logged below that is raised too
+    with _explained():
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
     except Exception as error:  # ONNX Runtime's errors share no base class of their own
         raise ExportError(f"ONNX Runtime refuses a part of the converted model: {error}") from error
 
