@@ -2,6 +2,10 @@
 
 A request for a model that is loaded gets it at once. All others stand in one queue; its head decides
 what is loaded next, and one load runs at a time. A load that nobody waits for any more is aborted.
+
+Models that do not fit together take turns: while the head waits for a busy model to finish, requests for that
+one queue up too, and a load serves all who wait for it. So nobody waits for more than one turn of each other
+model, and a turn costs one load however many it serves.
 """
 
 from __future__ import annotations
