@@ -236,11 +236,11 @@ class Scheduler:
         count = self._residents.count_crash()
         log.error("crash %s: %s; %d in a row%s, %d so far", model.name.short, reason, crash.count, pause, count)
 
-    # unloading
+    # for the watch over memory
 
-    def expire(self, model: StoredModel) -> None:
-        """Unloads the model now, or when the requests that use it end. A model that is not loaded stays so."""
-        self._residents.expire(load_key(model))
+    def resident(self) -> list[LoadedModel]:
+        """The loaded models."""
+        return self._residents.resident()
 
     def resident(self) -> list[LoadedModel]:
         """The loaded models."""
@@ -259,6 +259,10 @@ class Scheduler:
         return await self._residents.trim(level)
 
     # for people
+
+    def expire(self, model: StoredModel) -> None:
+        """Unloads the model now, or when the requests that use it end. A model that is not loaded stays so."""
+        self._residents.expire(load_key(model))
 
     def loaded(self) -> list[LoadedStatus]:
         """What is loaded and what is being loaded, the longest expiry first."""
