@@ -242,10 +242,6 @@ class Scheduler:
         """The loaded models."""
         return self._residents.resident()
 
-    def resident(self) -> list[LoadedModel]:
-        """The loaded models."""
-        return self._residents.resident()
-
     def idle(self) -> list[LoadedModel]:
         """The models that nobody uses, the soonest to expire first, those for ever last."""
         return self._residents.idle()
