@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from hearthd.memory import Memory
 
-SHARE_BESIDE_OTHERS = 0.8  # of the free memory, that a model may need while others are loaded
+SHARE_BESIDE_OTHERS = 0.9  # of the budget, that a model may need while others are loaded: needs are known to a tenth
 RESERVE_SHARE, MIN_RESERVE_BYTES, MAX_RESERVE_BYTES = 0.05, 64 << 20, 512 << 20  # left to the system by a model alone
 LOW_SHARE, MAX_LOW_BYTES = 0.12, 1 << 30  # less than that is short, where several models are loaded
 

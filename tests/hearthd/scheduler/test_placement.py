@@ -40,9 +40,9 @@ def test_an_empty_machine_loads() -> None:
     assert planned() == Load()
 
 
-def test_a_model_beside_others_must_leave_a_fifth_of_the_free_memory() -> None:
-    assert planned(resident("a"), needed=79, available=100) == Load()
-    assert planned(resident("a"), needed=81, available=100) == Evict("a")
+def test_a_model_beside_others_must_leave_a_tenth_of_the_free_memory() -> None:
+    assert planned(resident("a"), needed=89, available=100) == Load()
+    assert planned(resident("a"), needed=91, available=100) == Evict("a")
 
 
 def test_alone_it_may_take_all_free_memory() -> None:

@@ -156,7 +156,7 @@ def test_idle_models_go_before_the_window_is_shortened() -> None:
         stage = Stage(model_bytes=0)
         scheduler = stage.scheduler(num_ctx=4096)
         await touch(scheduler, A)
-        stage.info, stage.available_bytes = WIDE, needed(4096)  # a fifth too little beside another one
+        stage.info, stage.available_bytes = WIDE, needed(4096)  # a tenth too little beside another one
         await touch(scheduler, B)
         assert stage.living == ["b:latest"]
         assert shapes(stage)[1] == (4096, 1)
@@ -171,7 +171,7 @@ def test_a_bound_on_memory_holds_for_all_models_together() -> None:
         scheduler = stage.scheduler(memory_bytes=2 * needed(2048))
         await touch(scheduler, A)
         await touch(scheduler, B)
-        assert stage.living == ["b:latest"]  # a fifth must stay free
+        assert stage.living == ["b:latest"]  # a tenth must stay free
         with pytest.raises(LoadFailed, match="requires more system memory"):
             await touch(scheduler, C, LoadOptions(num_ctx=8192))
         assert stage.living == ["b:latest"]
