@@ -48,9 +48,9 @@ class Box:
             return ("sh", "-c", f'ulimit -d {self.limit_bytes >> 10}; exec "$@"', "box")
         return ("sh", "-c", f'echo $$ > {self._group}/cgroup.procs && exec "$@"', "box")
 
-    def settings(self) -> dict[str, str]:
-        """Of a daemon in the box: what it cannot read for itself."""
-        return {} if self.shared else {"HEARTH_MEMORY": str(self.limit_bytes)}
+    def settings(self, models_bytes: int) -> dict[str, str]:
+        """Of a daemon in the box whose models have so much room: what it cannot read for itself."""
+        return {} if self.shared else {"HEARTH_MEMORY": str(models_bytes)}
 
     def limit(self, limit_bytes: int) -> None:
         """Another limit from now on, above what is in use."""
