@@ -177,7 +177,7 @@ SETTINGS = (
         TIMEOUT,
         5 * MINUTE_NS,
         "5m",
-        "a load that takes longer is given up; 0 or negative: never",
+        "a load that makes no progress for so long is given up; 0 or negative: never",
     ),
     Setting(
         "drain_timeout_ns",
