@@ -14,7 +14,7 @@ from hearthd.engine.frames import Load, Loaded, LoadFailure
 from hearthd.engine.kvform import KVForm
 from hearthd.engine.kvscales import form_of
 from hearthd.engine.packed import packed_graph
-from hearthd.engine.providers.provider import CPU, load_provider
+from hearthd.engine.providers.provider import CPU, load_provider, opening
 from hearthd.engine.session import Session, open_session
 from hearthd.engine.tokens import Tokenizer
 from hearthd.store.needs import needs
@@ -64,8 +64,11 @@ def open_model(load: Load) -> tuple[VariantInfo, Tokenizer, Session | None]:
     trimming.share_arena()
     directory = Path(load.variant_dir)
     info = read_info(directory)
-    tokenizer = Beside(lambda: Tokenizer(directory / info.tokenizer, info))
-    session = None if load.vocab_only else _open_session(load, directory, info, tokenizer)
+    tokenizer = Beside(lambda: _open_tokenizer(directory, info))
+    try:
+        session = None if load.vocab_only else _open_session(load, directory, info, tokenizer)
+    finally:
+        opening.set()
     opened = tokenizer.result()
     place_weights(load, directory)
     return info, opened, session
@@ -79,11 +82,16 @@ def _open_tokenizer(directory: Path, info: VariantInfo) -> Tokenizer:
 
 def _open_session(load: Load, directory: Path, info: VariantInfo, tokenizer: Beside[Tokenizer]) -> Session:
     """The session, on packed weights where there are some and they shall stay mapped from a file."""
+
+    def encode(text: str) -> list[int]:
+        opening.set()
+        return tokenizer.result().encode(text)
+
     form = form_of(
         load.kv_type,
         directory,
         info,
-        encode=lambda text: tokenizer.result().encode(text),
+        encode=encode,
         open_graph=lambda graph: load_provider(info.provider if load.num_gpu else CPU, load.num_threads).open(graph),
     )
     packed = packed_graph(directory, info, form.graph) if load.use_mmap and not load.use_mlock else None

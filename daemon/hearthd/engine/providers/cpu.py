@@ -7,6 +7,8 @@ from pathlib import Path
 
 import onnxruntime as ort
 
+from hearthd.engine.providers.provider import Opening
+
 PREFILL_CHUNK = 128  # longer chunks gain nothing and keep a cancel waiting
 MIN_EXTERNAL_BYTES = "1024"  # of a constant that does not stay in the graph's file
 
@@ -42,7 +44,10 @@ class CpuProvider:
         return True
 
     def _session(self, graph: Path, options: ort.SessionOptions) -> ort.InferenceSession:
-        return ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+        # the names of disabled optimizers are asked for when the graph is read and the long part of the work begins
+        return ort.InferenceSession(
+            str(graph), options, providers=["CPUExecutionProvider"], disabled_optimizers=Opening()
+        )
 
     def _options(self) -> ort.SessionOptions:
         options = ort.SessionOptions()

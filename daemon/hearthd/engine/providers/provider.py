@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -11,6 +13,17 @@ import onnxruntime as ort
 from hearthd.engine.providers import PROVIDERS
 
 CPU = "cpu"  # the provider that every machine has
+
+# set once opening a graph needs the interpreter no more: what holds its lock for long had better wait for that
+opening = threading.Event()
+
+
+class Opening:
+    """No names, and a sign: it sets `opening` when it is asked for them."""
+
+    def __iter__(self) -> Iterator[str]:
+        opening.set()
+        return iter(())
 
 
 class Provider(Protocol):
