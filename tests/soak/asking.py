@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-PATIENCE_S = 180.0  # a request that takes longer hangs
+PATIENCE_S = 300.0  # a request that takes longer hangs
 
 Fields = dict[str, Any]
 
