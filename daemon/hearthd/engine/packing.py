@@ -1,4 +1,4 @@
-"""`python -m hearthd.engine.packing VARIANT_DIR`: writes the form of a variant that packed.py tells of."""
+"""`python -m hearthd.engine.packing VARIANT_DIR [KV_TYPE]`: writes the form of a variant that packed.py tells of."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from hearthd.engine.kvform import KVForm, float_form
+from hearthd.engine.kvform import KVForm
+from hearthd.engine.kvscales import form_of
 from hearthd.engine.packed import GRAPH, PLACE, SEAL, Seal, place, source_files
 from hearthd.engine.providers.provider import Provider, load_provider
 from hearthd.engine.session import open_session
+from hearthd.engine.tokens import Tokenizer
 from hearthd.store.variant import VariantInfo, read_variant
 
 TEMP_PREFIX = ".tmp-"
 GROWTH = 3  # disk that packing may take, as a multiple of the variant's own; seen: 2.5
 TRIAL_TOKENS = 33  # a whole tile, and one step in the kernels of a single token
-USAGE = "usage: python -m hearthd.engine.packing VARIANT_DIR"
+USAGE = "usage: python -m hearthd.engine.packing VARIANT_DIR [KV_TYPE]"
 
 
 class PackingError(Exception):
@@ -113,20 +115,25 @@ def _sync(path: Path) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Packs the variant's own graph; the exit status."""
-    if len(arguments) != 1:
+    """Packs the variant's graph that holds keys and values as asked, or its own; the exit status."""
+    if not 1 <= len(arguments) <= 2:
         sys.stderr.write(USAGE + "\n")
         return 2
-    directory = Path(arguments[0])
+    directory, kv_type = Path(arguments[0]), arguments[1] if len(arguments) > 1 else ""
     info = read_variant(directory)
     try:
         if info is None:
             raise PackingError(f"{directory}: no complete variant is there")
-        pack(directory, info, float_form(info))
+        pack(directory, info, _form(directory, info, kv_type))
     except Exception as error:
         sys.stderr.write(f"packing: {error}\n")
         return 1
     return 0
+
+
+def _form(directory: Path, info: VariantInfo, kv_type: str) -> KVForm:
+    tokenizer = Tokenizer(directory / info.tokenizer, info)
+    return form_of(kv_type, directory, info, tokenizer.encode, load_provider(info.provider, 0).open)
 
 
 if __name__ == "__main__":

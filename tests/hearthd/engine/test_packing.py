@@ -34,9 +34,9 @@ def packed_in(directory: Path) -> str | None:
     return packed_graph(directory, info, info.graph)
 
 
-def logits(directory: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+def logits(directory: Path, kv_type: str = "") -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     """As a runner loads it, after a prompt and after one more token."""
-    _, _, session = open_model(Load(str(directory), num_ctx=64))
+    _, _, session = open_model(Load(str(directory), num_ctx=64, kv_type=kv_type))
     assert session is not None
     rows = [session.evaluate(TOKENS).copy(), session.evaluate([5], len(TOKENS)).copy()]
     session.close()
@@ -56,6 +56,14 @@ def test_packed_variant_gives_the_same_logits_to_the_bit(directory: Path) -> Non
     assert main([str(directory)]) == 0
     assert packed_in(directory) is not None
     np.testing.assert_array_equal(logits(directory), before)
+
+
+def test_graph_with_quantized_keys_and_values_is_packed_beside_the_other(directory: Path) -> None:
+    before = logits(directory, "q8_0")
+    assert main([str(directory)]) == 0
+    assert main([str(directory), "q8_0"]) == 0
+    assert len(list((directory / PLACE).iterdir())) == 2
+    np.testing.assert_array_equal(logits(directory, "q8_0"), before)
 
 
 def test_runner_maps_the_packed_file(directory: Path) -> None:
