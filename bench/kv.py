@@ -41,8 +41,7 @@ from hearthd.store.variant import F32, Q8_0, read_variant
 
 ROUNDS = 5
 NUM_CTX = 8192
-CONMAX_WINDOWS = 6
-TEXTS = (32, 512, 1800, 8000)
+CONTEXTS = (32, 512, 1800, 8000)
 PREFILLS = (512, 8000)
 USED = (2048, 8160)  # tokens
 NUM_DECODED = 48
