@@ -69,9 +69,15 @@ def drop_clean_pages() -> None:
 
 
 def _file_regions() -> list[tuple[int, int]]:
-    """First and last address of each private mapping of a file."""
+    """Start and end of private mappings of files; of those that touch one another, of all together."""
     maps = Path("/proc/self/maps").read_text(errors="surrogateescape")
-    return [(int(found[1], 16), int(found[2], 16)) for found in _FILE.finditer(maps)]
+    regions: list[tuple[int, int]] = []
+    for found in _FILE.finditer(maps):
+        start, end = int(found[1], 16), int(found[2], 16)
+        if regions and regions[-1][1] == start:
+            start = regions.pop()[0]
+        regions.append((start, end))
+    return regions
 
 
 def _entries(pagemap: int, start: int, end: int) -> NDArray[np.uint64]:
