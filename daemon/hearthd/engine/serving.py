@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
 from hearthd.engine.batch import Batch, failure
 from hearthd.engine.channel import Channel, Closed
@@ -27,6 +27,7 @@ WITHOUT_WEIGHTS = (
     "the model was loaded with vocab_only, without its weights: it can count tokens but not answer; "
     "leave the option out to load it whole"
 )
+IDLE_S = 5.0  # until pages leave that a file can give again; the step that fetches them back takes 1 to 5 ms longer
 
 Work = Sequence | Failed | Cancel | Trim | Leave
 Inbox = SimpleQueue[Work]
@@ -101,15 +102,24 @@ def serve(channel: Channel, batch: Batch, tokenizer: Tokenizer, num_ctx: int) ->
     start_thread(take_frames, channel, intake.put, inbox, answering_texts(channel, tokenizer, num_ctx), clock)
     while True:
         if batch.idle:
-            if inbox.empty():
-                release_freed()
-            take(channel, batch, intake, inbox.get())
+            take(channel, batch, intake, next_work(inbox))
         while not inbox.empty():
             take(channel, batch, intake, inbox.get_nowait())
         if not batch.idle:
             clock.start()
             batch.step()
             clock.stop()
+
+
+def next_work(inbox: Inbox) -> Work:
+    """What comes next. A runner without work gives back what was freed, and soon what files can give again."""
+    if inbox.empty():
+        release_freed()
+    try:
+        return inbox.get(timeout=IDLE_S)
+    except Empty:
+        trim()
+        return inbox.get()
 
 
 def serve_vocabulary(channel: Channel, tokenizer: Tokenizer, num_ctx: int) -> None:

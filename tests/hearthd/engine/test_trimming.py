@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from hearthd.engine import trimming
+from hearthd.engine import serving, trimming
+from hearthd.engine.frames import Leave
 from hearthd.engine.session import open_session
 from hearthd.store.variant import read_variant
 
@@ -91,6 +94,22 @@ def test_resident_bytes_grow_with_what_is_touched() -> None:
     held = bytearray(64 << 20)
     assert trimming.resident_bytes() - before > 48 << 20
     del held
+
+
+def test_runner_without_work_gives_pages_back_and_takes_the_next_work(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "IDLE_S", 0.01)
+    mapping, inbox, taken = mapped(path), serving.Inbox(), []
+    thread = threading.Thread(target=lambda: taken.append(serving.next_work(inbox)))
+    thread.start()
+    deadline = time.monotonic() + 30
+    while pages_in_use(mapping) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert pages_in_use(mapping) == 0
+    inbox.put(Leave())
+    thread.join(30)
+    assert taken == [Leave()]
 
 
 def test_a_trimmed_model_gives_the_same_logits(tiny_variant: Path) -> None:
