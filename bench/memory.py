@@ -4,7 +4,7 @@
 
 Each figure is of fresh processes: the daemon and its runner, or the process of llama.cpp's server, once as it is and
 once without what its Python interpreter took before the wheel was imported. Loaded: before the first prompt. Then
-after prompts of known length with 128 new tokens each, and half a minute of idleness later.
+after prompts of known length with 128 new tokens each, and ten seconds of idleness later.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from bench.workload import CONTEXTS, NUM_PREDICT, NUM_THREADS, checkpoint
 
 WINDOWS = (2048, 4096, 8192)
 KV_TYPES = (("f32", "f16"), ("q8_0", "q8_0"))  # ours, theirs
-IDLE_S = 30.0
+IDLE_S = 10.0  # a runner gives back what it can spare after five
 
 Weights = dict[str, float]  # moment -> MiB
 
