@@ -22,6 +22,7 @@ from hearthd.config import Config
 from hearthd.duration import SECOND_NS
 from hearthd.errors import ExportFailed, HearthError
 from hearthd.memory import read_memory
+from hearthd.registry.packing import ensure_packed
 from hearthd.registry.progress import Progress, Report
 from hearthd.registry.transfers import Transfers
 from hearthd.registry.variants import ensure_variant
@@ -100,7 +101,7 @@ def _scheduler(config: Config, store: ModelStore, watch: Watch) -> Scheduler:
         hang_timeout_s=config.hang_timeout_ns / SECOND_NS,
     )
     return Scheduler(
-        partial(prepare, store),
+        partial(prepare, store, packed=config.packed_weights, kv_type=config.kv_cache_type),
         spawn=watch.noticing(start),
         keep_alive_ns=config.keep_alive_ns,
         num_ctx=config.context_length,
@@ -117,8 +118,13 @@ def _scheduler(config: Config, store: ModelStore, watch: Watch) -> Scheduler:
     )
 
 
-async def prepare(store: ModelStore, model: StoredModel) -> tuple[Path, VariantInfo]:
-    """A variant of the model that this device runs, converted now where there is none. ExportFailed, StoreError."""
+async def prepare(
+    store: ModelStore, model: StoredModel, *, packed: bool = False, kv_type: str = ""
+) -> tuple[Path, VariantInfo]:
+    """A variant of the model that this device runs, converted and `packed` now where there is none.
+
+    Raises ExportFailed, StoreError.
+    """
     contents = store.contents(model)
     if contents.adapters:
         raise ExportFailed(f"{model.name.short} has an adapter, which this version cannot merge into its checkpoint")
@@ -129,7 +135,10 @@ async def prepare(store: ModelStore, model: StoredModel) -> tuple[Path, VariantI
     found = [(path, info) for path, info in store.variants(contents.model_digest) if info.provider in PROVIDERS]
     if not found:
         raise ExportFailed(f"{model.name.short}: the converter left no variant")
-    return found[0]
+    directory, info = found[0]
+    if packed:
+        await ensure_packed(directory, info, kv_type)
+    return directory, info
 
 
 def _stage_log(name: str) -> Report:

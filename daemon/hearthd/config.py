@@ -56,6 +56,7 @@ class Config:
     kv_cache_type: str  # "": as the variant says
     memory_bytes: int  # 0: as much as is available
     prefix_cache_bytes: int  # on disk, of all models; 0: none
+    packed_weights: bool
     hang_timeout_ns: int
     max_body_bytes: int
     noprune: bool
@@ -226,6 +227,14 @@ SETTINGS = (
         0,
         "0",
         "disk for evaluated prompts that survive an unload, such as 1GiB; 0: none",
+    ),
+    Setting(
+        "packed_weights",
+        ("HEARTH_PACKED_WEIGHTS",),
+        BOOL,
+        False,
+        "false",
+        "keep weights on disk as the processor wants them: memory that can be given back, for 2.5 times the disk",
     ),
     Setting(
         "hang_timeout_ns",

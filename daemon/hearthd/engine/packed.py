@@ -16,9 +16,9 @@ from pathlib import Path
 import msgspec
 import onnxruntime as ort
 
-from hearthd.store.variant import VariantInfo
+from hearthd.store.variant import PACKED, VariantInfo
 
-PLACE = "packed"
+PLACE = PACKED
 GRAPH = "model.onnx"
 SEAL = "packed.json"
 CPU_LINES = ("model name", "flags", "Features", "CPU implementer", "CPU part")  # of /proc/cpuinfo: x86, Arm

@@ -22,6 +22,7 @@ BUILD = 2  # counts what changed in the exporter's files within a version of hea
 EXPORTER = f"{__version__}+{BUILD}"
 VARIANT_FILE = "variant.json"
 SOURCE_FILE = "source.json"
+PACKED = "packed"  # directory of what this device made of a variant's weights
 
 # The graph's values. B sequences, S new tokens a sequence, R wanted rows of the flattened (B * S), L positions in
 # the KV buffer, D head_dim, V vocabulary. Past and present are bound to the same buffer.
