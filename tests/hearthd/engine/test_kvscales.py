@@ -102,7 +102,10 @@ def test_codes_tell_the_float_keys_and_values_to_half_a_step(measured: Path) -> 
     assert scales is not None
     floats, codes = (np.asarray(one.slot(0)[0, :, :, :64], np.float32) for one in (exact, coarse))
     steps = floats / scales[0, :, :, np.newaxis]  # the first layer's depend on no other's
-    assert np.abs(steps - codes).max() <= 0.501
+    within = np.abs(steps) <= 127
+    assert np.mean(within) > 0.99
+    assert np.abs(steps - codes)[within].max() <= 0.501
+    assert np.abs(codes[~within]).min(initial=127) >= 127  # what goes beyond stays at the end
 
 
 def test_other_texts_are_seldom_clipped(smollm2_variant: Path, tmp_path: Path) -> None:
