@@ -14,14 +14,17 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from hearthd.engine.batch import Batch, Prompts
 from hearthd.engine.channel import Channel, Closed
 from hearthd.engine.frames import Load
-from hearthd.engine.loading import load_failure, loaded, open_model
-from hearthd.engine.serving import serve, serve_vocabulary
+from hearthd.engine.loading import Beside, load_failure, loaded, open_model
+from hearthd.engine.providers.provider import opening
 from hearthd.engine.session import Session
 from hearthd.store.variant import VariantInfo
+
+if TYPE_CHECKING:
+    from hearthd.engine.batch import Prompts
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 OOM_SCORE_ADJ = "500"  # of -1000..1000: the kernel takes a runner before the daemon
@@ -56,6 +59,7 @@ def run(channel: Channel) -> int:
     load = channel.receive()
     if not isinstance(load, Load):
         raise ValueError(f"the first frame must be Load, not {type(load).__name__}")
+    serving = Beside(_import_serving)
     try:
         info, tokenizer, session = open_model(load)
     except Exception as error:
@@ -63,12 +67,22 @@ def run(channel: Channel) -> int:
         return 1
     answer = loaded(load, info, session, time.monotonic_ns() - started_ns)
     channel.send(answer)
+    serving.result()
+    from hearthd.engine.batch import Batch
+    from hearthd.engine.serving import serve, serve_vocabulary
+
     if session is None:
         serve_vocabulary(channel, tokenizer, answer.num_ctx)
     else:
         batch = Batch(session, tokenizer, info, channel.send, saved_prompts(load, info, session))
         serve(channel, batch, tokenizer, answer.num_ctx)
     return 0
+
+
+def _import_serving() -> None:
+    """What serves, imported while the model is opened, once that needs the interpreter no more."""
+    opening.wait()
+    from hearthd.engine import serving  # noqa: F401
 
 
 def main(arguments: list[str]) -> int:

@@ -141,7 +141,7 @@ class Loaded(Frame, frozen=True):
     size_vram_bytes: int
     load_ns: int
     num_slots: int = 1
-    resident_bytes: int = 0  # of the process now, as measured: RSS
+    resident_bytes: int = 0  # of the process now, as measured, without what its files can give again
 
 
 class LoadFailure(Frame, frozen=True):

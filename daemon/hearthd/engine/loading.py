@@ -126,7 +126,8 @@ def place_weights(load: Load, directory: Path) -> None:
             weights.read_in(directory)
         except OSError as error:
             log.warning("use_mmap: the weights stay mapped from their files: %s", error.strerror)
-    trimming.trim()
+    trimming.release_freed()
+    trimming.drop_clean_pages(directory)
     if load.use_mlock and (refusal := weights.lock(directory)):
         log.warning("%s", refusal)
 
@@ -143,7 +144,7 @@ def loaded(load: Load, info: VariantInfo, session: Session | None, load_ns: int)
     """The answer to Load."""
     if session is None:
         needed = needs(info, num_ctx=load.num_ctx, vocab_only=True)
-        size_bytes, resident_bytes = needed.total_bytes, trimming.resident_bytes()
+        size_bytes, resident_bytes = needed.total_bytes, trimming.anonymous_bytes()
         return Loaded(CPU, "vocabulary only", load.num_ctx, size_bytes, 0, load_ns, 1, resident_bytes)
     needed = needs(
         info,
@@ -161,5 +162,5 @@ def loaded(load: Load, info: VariantInfo, session: Session | None, load_ns: int)
         size_vram_bytes=0,
         load_ns=load_ns,
         num_slots=session.num_slots,
-        resident_bytes=trimming.resident_bytes(),
+        resident_bytes=trimming.anonymous_bytes(),
     )

@@ -22,7 +22,7 @@ PRESENT, OF_FILE = np.uint64(1 << 63), np.uint64(1 << 61)  # bits of an entry; a
 ENTRY_BYTES = 8
 MADV_DONTNEED, MADV_COLD = 4, 20  # asm-generic/mman-common.h; cold since Linux 5.4
 M_ARENA_MAX = -8  # malloc.h
-_FILE = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) r..p \S+ \S+ [1-9]\d* +/", re.MULTILINE)
+_FILE = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) r..p \S+ \S+ [1-9]\d* +(/.*)$", re.MULTILINE)
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
@@ -35,6 +35,12 @@ def share_arena() -> None:
 def resident_bytes() -> int:
     """The RSS of this process."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+
+
+def anonymous_bytes() -> int:
+    """Of the RSS of this process, what is of no file."""
+    _, resident, shared, *_ = map(int, Path("/proc/self/statm").read_text().split())
+    return (resident - shared) * mmap.PAGESIZE
 
 
 def release_freed() -> None:
@@ -55,24 +61,27 @@ def trim(level: int = 2) -> int:
     return max(0, before - resident_bytes())
 
 
-def drop_clean_pages() -> None:
-    """Unmaps every page that its file can give again, and lets the kernel reclaim it before others.
+def drop_clean_pages(directory: Path = Path("/")) -> None:
+    """Unmaps every page that its file under `directory` can give again, and lets the kernel reclaim it before others.
 
     Pages that were written to or locked stay; so does everything where the kernel does not tell which those are.
     """
     with suppress(OSError), Path("/proc/self/pagemap").open("rb", buffering=0) as pagemap:
-        for start, end in _file_regions():
+        for start, end in _file_regions(directory):
             for first, last in _clean_runs(_entries(pagemap.fileno(), start, end)):
                 address, size = start + first * mmap.PAGESIZE, (last - first) * mmap.PAGESIZE
                 _libc.madvise(address, size, MADV_COLD)
                 _libc.madvise(address, size, MADV_DONTNEED)
 
 
-def _file_regions() -> list[tuple[int, int]]:
-    """Start and end of private mappings of files; of those that touch one another, of all together."""
+def _file_regions(directory: Path) -> list[tuple[int, int]]:
+    """Start and end of private mappings of files in `directory`; of those that touch one another, of all together."""
     maps = Path("/proc/self/maps").read_text(errors="surrogateescape")
     regions: list[tuple[int, int]] = []
+    place = str(directory.resolve()).rstrip("/") + "/"
     for found in _FILE.finditer(maps):
+        if not found[3].startswith(place):
+            continue
         start, end = int(found[1], 16), int(found[2], 16)
         if regions and regions[-1][1] == start:
             start = regions.pop()[0]

@@ -48,7 +48,10 @@ async def fill(runner: ProcessRunner, load: Load, seed: int) -> None:
 async def measured(load: Load) -> Measured:
     runner = await ProcessRunner.start(load)
     try:
+        held_bytes = runner.loaded.resident_bytes
+        await runner.trim(2)  # pages that files can give again are no need
         loaded_bytes = rss_bytes(runner.pid)
+        assert held_bytes == pytest.approx(loaded_bytes, rel=2 * TOLERANCE)
         await asyncio.gather(*(fill(runner, load, seed) for seed in range(load.num_slots)))
         return loaded_bytes, rss_bytes(runner.pid)
     finally:
