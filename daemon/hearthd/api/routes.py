@@ -119,6 +119,7 @@ class Api:
             await fail(exchange, HearthError("internal error; the daemon's log has the details"))
         finally:
             exchange.close()
+            del scope[EXCHANGE]  # else the connection and its bodies wait for a garbage collection
 
 
 async def unknown(scope: Event, receive: Receive, send: Send) -> None:
