@@ -38,8 +38,8 @@ async def chat(services: Services, exchange: Exchange) -> None:
         return
     conversation = _conversation(services, opened, request)
 
-    async def prompt(template: ChatTemplate, lease: Lease) -> str:
-        if request.truncate:
+    async def prompt(template: ChatTemplate, lease: Lease | None) -> str:
+        if request.truncate and lease is not None:
             return await fitted(template, conversation, lease.runner)
         return await rendered(template, conversation)
 

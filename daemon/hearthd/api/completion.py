@@ -43,7 +43,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     opened: Opened
     reply: Reply
     is_empty: bool  # nothing is asked: load or unload
-    prompt: Callable[[ChatTemplate, Lease], Awaitable[str]]
+    prompt: Callable[[ChatTemplate, Lease | None], Awaitable[str]]  # without a lease: cut to no window
     tools: tuple[Tool, ...] = ()
     think: bool = False
     is_raw: bool = False  # the answer is not looked into
@@ -59,7 +59,12 @@ async def complete(services: Services, exchange: Exchange, task: Task) -> None:
     schema = schema_of(request.format)
     exchange.watch()
     keep_alive_ns = opening.keep_alive_ns(request.keep_alive)
-    async with services.scheduler.lease(opened.model, opening.load_options(options), keep_alive_ns) as lease:
+
+    async def next_prompt() -> str:
+        return await _expected(services, task)
+
+    load_options = opening.load_options(options)
+    async with services.scheduler.lease(opened.model, load_options, keep_alive_ns, next_prompt) as lease:
         reply.leased(lease)
         if task.is_empty:
             return await exchange.json(reply.empty("load"))
@@ -84,6 +89,16 @@ async def complete(services: Services, exchange: Exchange, task: Task) -> None:
             template.speech, task.tools, think=thoughts is not None, is_open=thoughts is not None and thoughts.are_open
         )
         await answer.send(exchange, lease.runner.generate(frame), parser, reply, stream=request.stream)
+
+
+async def _expected(services: Services, task: Task) -> str:
+    """The prompt, before the model is loaded; "" where it is not known by then."""
+    if task.is_empty or task.context:
+        return ""
+    try:
+        return await task.prompt(template_of(services, task.opened, task.template), None)
+    except Exception:  # of the template, or of what it was given; it comes again when it matters
+        return ""
 
 
 class _Thoughts(msgspec.Struct, frozen=True):

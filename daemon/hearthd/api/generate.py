@@ -38,7 +38,7 @@ async def generate(services: Services, exchange: Exchange) -> None:
         return
     conversation = _conversation(services, opened, request)
 
-    async def prompt(template: ChatTemplate, lease: Lease) -> str:
+    async def prompt(template: ChatTemplate, _: Lease | None) -> str:
         if request.raw:
             return request.prompt
         if request.suffix:

@@ -14,20 +14,16 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from hearthd.engine.beside import Beside
 from hearthd.engine.channel import Channel, Closed
 from hearthd.engine.frames import Load
-from hearthd.engine.loading import Beside, load_failure, loaded, open_model
+from hearthd.engine.loading import leave_files, load_failure, loaded, open_model
 from hearthd.engine.providers.provider import opening
-from hearthd.engine.session import Session
-from hearthd.store.variant import VariantInfo
-
-if TYPE_CHECKING:
-    from hearthd.engine.batch import Prompts
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 OOM_SCORE_ADJ = "500"  # of -1000..1000: the kernel takes a runner before the daemon
+LEAVE_AFTER_S = 0.1
 LOG_FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
 USAGE = "usage: python -m hearthd.engine --fd N (started by the daemon)"
 
@@ -41,18 +37,6 @@ def guard_process() -> None:
         Path("/proc/self/oom_score_adj").write_text(OOM_SCORE_ADJ)
 
 
-def saved_prompts(load: Load, info: VariantInfo, session: Session) -> Prompts | None:
-    """Where evaluated prompts outlive this process; None where they are not to."""
-    if not load.prefix_dir:
-        return None
-    from hearthd.engine.prefixes import SavedPrefixes, prefix_key
-
-    form = session.form
-    key = prefix_key(info, form, tile=session.tile, device=session.device)
-    shape = (info.num_layers, 2, info.num_kv_heads, info.head_dim)
-    return SavedPrefixes(Path(load.prefix_dir), key, load.prefix_bytes, shape, form.dtype)
-
-
 def run(channel: Channel) -> int:
     """The runner's life. Returns the exit status, or raises Closed."""
     started_ns = time.monotonic_ns()
@@ -61,22 +45,31 @@ def run(channel: Channel) -> int:
         raise ValueError(f"the first frame must be Load, not {type(load).__name__}")
     serving = Beside(_import_serving)
     try:
-        info, tokenizer, session = open_model(load)
+        opened = open_model(load)
     except Exception as error:
         channel.send(load_failure(error))
         return 1
-    answer = loaded(load, info, session, time.monotonic_ns() - started_ns)
+    answer = loaded(load, opened, time.monotonic_ns() - started_ns)
     channel.send(answer)
+    Beside(lambda: _leave_files(load))
     serving.result()
     from hearthd.engine.batch import Batch
     from hearthd.engine.serving import serve, serve_vocabulary
 
-    if session is None:
-        serve_vocabulary(channel, tokenizer, answer.num_ctx)
+    if opened.session is None:
+        serve_vocabulary(channel, opened.tokenizer, answer.num_ctx)
     else:
-        batch = Batch(session, tokenizer, info, channel.send, saved_prompts(load, info, session))
-        serve(channel, batch, tokenizer, answer.num_ctx)
+        batch = Batch(
+            opened.session, opened.tokenizer, opened.info, channel.send, opened.prompts, resumed=opened.resumed
+        )
+        serve(channel, batch, opened.tokenizer, answer.num_ctx)
     return 0
+
+
+def _leave_files(load: Load) -> None:
+    """Not while the first request is on its way: both want the interpreter."""
+    time.sleep(LEAVE_AFTER_S)
+    leave_files(load)
 
 
 def _import_serving() -> None:

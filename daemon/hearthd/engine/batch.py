@@ -22,6 +22,7 @@ from hearthd.engine.chunks import next_size
 from hearthd.engine.frames import Failed, Frame, Generate
 from hearthd.engine.grammar import GrammarError
 from hearthd.engine.preparation import Preparation
+from hearthd.engine.resuming import MIN_READ, Resumed
 from hearthd.engine.sampler import Floats, NonFiniteLogits
 from hearthd.engine.sequence import RequestError, Sequence, Status
 from hearthd.engine.slots import Choice, Slot, choose, least, next_prefill, trades
@@ -30,7 +31,6 @@ from hearthd.engine.window import PromptTooLong, num_dropped
 from hearthd.store.variant import VariantInfo
 
 SHARED_CHUNK = 64  # prompt tokens evaluated at once while others generate: what a stream may have to wait for
-MIN_READ = 64  # tokens: reading fewer from disk is not worth it
 MIN_RELEASED = 256  # positions: giving back the memory of fewer is not worth the calls
 
 
@@ -116,6 +116,7 @@ class Batch:
         info: VariantInfo,
         send: Callable[..., None],
         prompts: Prompts | None = None,
+        resumed: Resumed | None = None,
     ) -> None:
         self._device = device
         self._prompts = prompts
@@ -123,6 +124,8 @@ class Batch:
         self._frames: list[Frame] = []
         self._waiting: deque[Sequence] = deque()
         self._slots = [Slot(index, CachedTokens(device.tile)) for index in range(device.num_slots)]
+        if resumed is not None:
+            self._slots[0].cached.become(resumed.tokens, resumed.num_exact)
         self._num_given = 0
         self.preparation = Preparation(tokenizer, info, num_ctx=device.num_ctx, shifts=device.shifts)
 

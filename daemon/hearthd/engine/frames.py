@@ -78,6 +78,7 @@ class Load(Frame, frozen=True):
     kv_type: str = ""  # how keys and values are held: "f32", "q8_0"; "": as the variant says
     prefix_dir: str = ""  # where evaluated prompts stay when the model leaves; "": nowhere
     prefix_bytes: int = 0  # at most, of all models together
+    prompt: str = ""  # that will most likely come first: what is saved of it is read while the model opens
 
 
 class Generate(Frame, frozen=True):

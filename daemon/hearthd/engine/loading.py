@@ -3,49 +3,28 @@
 from __future__ import annotations
 
 import logging
-import threading
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING
 
 from hearthd.engine import trimming, weights
+from hearthd.engine.beside import Beside
 from hearthd.engine.frames import Load, Loaded, LoadFailure
+from hearthd.engine.kvcache import KVCache
 from hearthd.engine.kvform import KVForm
 from hearthd.engine.kvscales import form_of
 from hearthd.engine.packed import packed_graph
-from hearthd.engine.providers.provider import CPU, load_provider, opening
-from hearthd.engine.session import Session, open_session
+from hearthd.engine.providers.provider import CPU, Provider, load_provider, opening
+from hearthd.engine.resuming import Resumed, resume, saved_prompts
+from hearthd.engine.session import Session, step_sizes, window
 from hearthd.engine.tokens import Tokenizer
 from hearthd.store.needs import needs
 from hearthd.store.variant import VARIANT_FILE, VariantInfo, read_variant
 
+if TYPE_CHECKING:
+    from hearthd.engine.prefixes import SavedPrefixes
+
 log = logging.getLogger(__name__)
-T = TypeVar("T")
-
-
-class Beside(Generic[T]):
-    """A call that runs in a thread of its own."""
-
-    def __init__(self, call: Callable[[], T]) -> None:
-        self._call = call
-        self._results: list[T] = []
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="load", daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self._results.append(self._call())
-        except BaseException as error:
-            self._error = error
-
-    def result(self) -> T:
-        """What the call returned, once it has. Raises what it raised."""
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
-        return self._results[0]
 
 
 def read_info(directory: Path) -> VariantInfo:
@@ -56,22 +35,29 @@ def read_info(directory: Path) -> VariantInfo:
     return info
 
 
-def open_model(load: Load) -> tuple[VariantInfo, Tokenizer, Session | None]:
-    """The parts of a model, without a session where only the vocabulary is wanted.
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The parts of a model."""
 
-    Tokenizer and session are opened side by side. Raises what reading and ONNX Runtime raise.
-    """
+    info: VariantInfo
+    tokenizer: Tokenizer
+    session: Session | None  # None: only the vocabulary was wanted
+    prompts: SavedPrefixes | None = None  # where evaluated prompts outlive the process
+    resumed: Resumed | None = None  # what was saved of the prompt that comes first
+
+
+def open_model(load: Load) -> Opened:
+    """The model, its parts opened side by side. Raises what reading and ONNX Runtime raise."""
     trimming.share_arena()
     directory = Path(load.variant_dir)
     info = read_info(directory)
     tokenizer = Beside(lambda: _open_tokenizer(directory, info))
     try:
-        session = None if load.vocab_only else _open_session(load, directory, info, tokenizer)
+        opened = None if load.vocab_only else _open_session(load, directory, info, tokenizer)
     finally:
         opening.set()
-    opened = tokenizer.result()
     place_weights(load, directory)
-    return info, opened, session
+    return opened or Opened(info, tokenizer.result(), None)
 
 
 def _open_tokenizer(directory: Path, info: VariantInfo) -> Tokenizer:
@@ -80,56 +66,70 @@ def _open_tokenizer(directory: Path, info: VariantInfo) -> Tokenizer:
     return Tokenizer(directory / info.tokenizer, info)
 
 
-def _open_session(load: Load, directory: Path, info: VariantInfo, tokenizer: Beside[Tokenizer]) -> Session:
+def _open_session(load: Load, directory: Path, info: VariantInfo, tokenizer: Beside[Tokenizer]) -> Opened:
     """The session, on packed weights where there are some and they shall stay mapped from a file."""
 
     def encode(text: str) -> list[int]:
         opening.set()
         return tokenizer.result().encode(text)
 
-    form = form_of(
-        load.kv_type,
-        directory,
-        info,
-        encode=encode,
-        open_graph=lambda graph: load_provider(info.provider if load.num_gpu else CPU, load.num_threads).open(graph),
-    )
+    provider = load_provider(info.provider if load.num_gpu else CPU, load.num_threads)
+    form = form_of(load.kv_type, directory, info, encode=encode, open_graph=provider.open)
     packed = packed_graph(directory, info, form.graph) if load.use_mmap and not load.use_mlock else None
     if packed is not None:
         try:
-            return _session(load, directory, info, replace(form, graph=packed))
+            return _open(load, directory, info, tokenizer, provider, replace(form, graph=packed))
         except Exception as error:
             log.warning("%s: packed weights are of no use, so the variant's own are taken: %s", packed, error)
-    return _session(load, directory, info, form)
+    return _open(load, directory, info, tokenizer, provider, form)
 
 
-def _session(load: Load, directory: Path, info: VariantInfo, form: KVForm) -> Session:
-    return open_session(
+def _open(
+    load: Load, directory: Path, info: VariantInfo, tokenizer: Beside[Tokenizer], provider: Provider, form: KVForm
+) -> Opened:
+    """The session, and beside it what is saved of the prompt that comes first."""
+    num_ctx = window(load.num_ctx, info)
+    cache = KVCache(info, num_ctx, load.num_slots, form.dtype)
+
+    def resumed() -> tuple[SavedPrefixes | None, Resumed | None]:
+        opening.wait()
+        prompts = saved_prompts(load, info, form, provider)
+        if prompts is None or not load.prompt:
+            return prompts, None
+        _, tile = step_sizes(load.num_batch, provider)
+        return prompts, resume(prompts, load, tokenizer.result(), cache.slot(0), tile=tile)
+
+    resuming = Beside(resumed)
+    session = Session(
         directory,
         info,
-        num_ctx=load.num_ctx,
-        num_threads=load.num_threads,
+        provider,
+        num_ctx=num_ctx,
         num_batch=load.num_batch,
-        num_gpu=load.num_gpu,
         num_slots=load.num_slots,
         form=form,
+        cache=cache,
     )
+    return Opened(info, tokenizer.result(), session, *resuming.result())
 
 
 def place_weights(load: Load, directory: Path) -> None:
-    """Does what use_mmap and use_mlock ask for, and gives back what only the load needed.
-
-    A warning where the system does not let it.
-    """
+    """Does what use_mmap and use_mlock ask for; a warning where the system does not let it."""
     if not load.use_mmap:
         try:
             weights.read_in(directory)
         except OSError as error:
             log.warning("use_mmap: the weights stay mapped from their files: %s", error.strerror)
     trimming.release_freed()
-    trimming.drop_clean_pages(directory)
-    if load.use_mlock and (refusal := weights.lock(directory)):
-        log.warning("%s", refusal)
+    if load.use_mlock:
+        leave_files(load)
+        if refusal := weights.lock(directory):
+            log.warning("%s", refusal)
+
+
+def leave_files(load: Load) -> None:
+    """Gives back the pages of files that only the load needed."""
+    trimming.drop_clean_pages(Path(load.variant_dir))
 
 
 def load_failure(error: Exception) -> LoadFailure:
@@ -140,8 +140,9 @@ def load_failure(error: Exception) -> LoadFailure:
     return LoadFailure(text)
 
 
-def loaded(load: Load, info: VariantInfo, session: Session | None, load_ns: int) -> Loaded:
-    """The answer to Load."""
+def loaded(load: Load, opened: Opened, load_ns: int) -> Loaded:
+    """The answer to Load. What was read of a saved prompt is no part of what a load takes."""
+    info, session = opened.info, opened.session
     if session is None:
         needed = needs(info, num_ctx=load.num_ctx, vocab_only=True)
         size_bytes, resident_bytes = needed.total_bytes, trimming.anonymous_bytes()
@@ -154,6 +155,7 @@ def loaded(load: Load, info: VariantInfo, session: Session | None, load_ns: int)
         num_batch=load.num_batch,
         pinned=load.use_mlock or not load.use_mmap,
     )
+    resumed_bytes = opened.resumed.num_bytes(session.slot(0)) if opened.resumed is not None else 0
     return Loaded(
         provider=session.provider,
         device=session.device,
@@ -162,5 +164,5 @@ def loaded(load: Load, info: VariantInfo, session: Session | None, load_ns: int)
         size_vram_bytes=0,
         load_ns=load_ns,
         num_slots=session.num_slots,
-        resident_bytes=trimming.anonymous_bytes(),
+        resident_bytes=trimming.anonymous_bytes() - resumed_bytes,
     )

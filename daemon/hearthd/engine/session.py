@@ -80,6 +80,7 @@ class Session:
         num_batch: int,
         num_slots: int = 1,
         form: KVForm | None = None,
+        cache: KVCache | None = None,
     ) -> None:
         self.info = info
         self.num_ctx = num_ctx
@@ -89,12 +90,10 @@ class Session:
         self.device = provider.device
         self.form = form or float_form(info)
         self.ort = provider.open(directory / self.form.graph)
-        self.cache = KVCache(info, num_ctx, num_slots, self.form.dtype)
+        self.cache = cache or KVCache(info, num_ctx, num_slots, self.form.dtype)
         self.cos, self.sin = rotary_tables(info, num_ctx)  # (num_ctx, head_dim / 2) float32
         self.logits = np.zeros((num_slots, info.vocab_size), np.float32)  # of the sequences of the last step
-        chunk = max(1, min(num_batch, provider.prefill_chunk))
-        self.tile = min(TILE, chunk)
-        self.chunk = chunk - chunk % self.tile
+        self.chunk, self.tile = step_sizes(num_batch, provider)
         self._prefills: dict[tuple[int, int, bool], Step] = {}
         self._decodes: dict[int, Step] = {1: Step(self, 0, 1, 1, 1)}
 
@@ -186,8 +185,20 @@ def open_session(
     Raises what ONNX Runtime raises for a damaged graph, and MemoryError or OSError where memory is short.
     """
     provider = load_provider(info.provider if num_gpu else CPU, num_threads)
-    num_ctx = max(1, min(num_ctx, info.context_length))
+    num_ctx = window(num_ctx, info)
     return Session(variant_dir, info, provider, num_ctx=num_ctx, num_batch=num_batch, num_slots=num_slots, form=form)
+
+
+def window(num_ctx: int, info: VariantInfo) -> int:
+    """So many tokens, but a token at least and no more than the model was trained for."""
+    return max(1, min(num_ctx, info.context_length))
+
+
+def step_sizes(num_batch: int, provider: Provider) -> tuple[int, int]:
+    """Prompt tokens to evaluate at once, and rows of a tile, of which that is a multiple."""
+    chunk = max(1, min(num_batch, provider.prefill_chunk))
+    tile = min(TILE, chunk)
+    return chunk - chunk % tile, tile
 
 
 def rotary_tables(info: VariantInfo, num_ctx: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -99,6 +99,7 @@ class Tokenizer:
         self._added: dict[int, Any] = self._file.get_added_tokens_decoder()
         self._text_of = _byte_level if _mentions(steps.decoder, "ByteLevel") else _sentencepiece
         self._cache: dict[int, bytes] = {}
+        self._last: tuple[str, int, list[int]] = ("", 0, [])  # what encode_within was asked last, and its answer
         self.newline_ids = self._printing(b"\n", NEWLINES)  # ids of the tokens that print a line feed alone
         special = next((added.content for added in self._added.values() if added.special), "")
         self._adds_space = self._prefixes_space("")
@@ -127,8 +128,16 @@ class Tokenizer:
         """As `encode` where a window of `num_ctx` tokens can hold the text; bounded memory where it cannot.
 
         Of a text many windows long only the ends are encoded, if each alone gives more than `num_ctx` ids: the
-        first `num_ctx` and the last `num_ctx` are then those of the whole text.
+        first `num_ctx` and the last `num_ctx` are then those of the whole text. A prompt is counted before it is
+        asked, so the same text again costs nothing.
         """
+        known, window, ids = self._last
+        if (text, num_ctx) != (known, window):
+            ids = self._encoded_within(text, num_ctx)
+            self._last = (text, num_ctx, ids)
+        return list(ids)
+
+    def _encoded_within(self, text: str, num_ctx: int) -> list[int]:
         end = CHARACTERS_PER_TOKEN * num_ctx
         if len(text) > 2 * end:
             first, last = self.encode_plain(text[:end]), self.encode_plain(text[-end:])

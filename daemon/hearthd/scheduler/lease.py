@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import msgspec
@@ -14,6 +15,8 @@ from hearthd.store import media
 from hearthd.store.store import StoredModel
 
 FOREVER_NS = (1 << 63) - 1
+NextPrompt = Callable[[], Awaitable[str]]  # the text that a request will ask first, as far as that is known; or ""
+
 LONGEST_TIMER_NS = 10 * 365 * 86_400 * 1_000_000_000  # ten years: longer ones run without a timer
 
 MIN_NUM_CTX = 4

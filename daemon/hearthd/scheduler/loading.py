@@ -15,13 +15,14 @@ from hearthd.errors import LoadFailed, RunnerKilled
 from hearthd.memory import anonymous_bytes
 from hearthd.scheduler import placement
 from hearthd.scheduler.estimates import Estimates, needs_of, size
-from hearthd.scheduler.lease import LoadedModel, LoadOptions
+from hearthd.scheduler.lease import LoadedModel, LoadOptions, NextPrompt
 from hearthd.scheduler.runner import Runner
 from hearthd.store.store import StoredModel
 from hearthd.store.variant import VariantInfo
 
 log = logging.getLogger(__name__)
 
+MAX_PROMPT_CHARS = 4 << 20  # of a prompt that the load is told
 LEAST_NUM_CTX = 2048  # tokens: no window is made shorter than that to fit
 
 Prepare = Callable[[StoredModel], Awaitable[tuple[Path, VariantInfo]]]
@@ -115,20 +116,29 @@ class Loader:
         self._estimates = Estimates()
         self.underway: Underway | None = None
 
-    async def load(self, key: str, model: StoredModel, options: LoadOptions, residents: Residents) -> LoadedModel:
+    async def load(
+        self,
+        key: str,
+        model: StoredModel,
+        options: LoadOptions,
+        residents: Residents,
+        prompt: NextPrompt | None = None,
+    ) -> LoadedModel:
         """The model, loaded beside `residents` or in place of some. LoadFailed, RunnerDied, what `prepare` raises."""
         try:
-            return await self._load(key, model, options, residents)
+            return await self._load(key, model, options, residents, prompt)
         finally:
             self.underway = None
 
-    async def _load(self, key: str, model: StoredModel, options: LoadOptions, residents: Residents) -> LoadedModel:
+    async def _load(
+        self, key: str, model: StoredModel, options: LoadOptions, residents: Residents, prompt: NextPrompt | None
+    ) -> LoadedModel:
         name, defaults = model.name.short, self._defaults
         directory, info = await self._prepare(model)
         wanted = Wanted(key, model, info, self._frame(directory, options, info.context_length), options.num_ctx is None)
         frame = await self._make_room(wanted, residents)
         log.info("load %s: %d MiB needed, num_ctx %d", name, self._needed_bytes(wanted, frame) >> 20, frame.num_ctx)
-        frame, runner = await self._spawn_with_room(wanted, frame, residents)
+        frame, runner = await self._spawn_with_room(wanted, frame, residents, await self._text(prompt))
         ready = runner.loaded
         log.info("ready %s: %d MiB, %.2f s, %s", name, ready.size_bytes >> 20, ready.load_ns / 1e9, ready.device)
         self._estimates.learn(key, name, needs_of(frame, info), ready.resident_bytes)
@@ -216,11 +226,18 @@ class Loader:
             *(size(self._needed_bytes(wanted, wanted.frame)), size(self._reachable(loaded))),
         )
 
-    async def _spawn_with_room(self, wanted: Wanted, frame: Load, residents: Residents) -> tuple[Load, Runner]:
+    async def _text(self, prompt: NextPrompt | None) -> str:
+        """What will be asked first, where some of it may have been saved."""
+        text = await prompt() if prompt is not None and self._defaults.prefix_dir else ""
+        return text if len(text) <= MAX_PROMPT_CHARS else ""
+
+    async def _spawn_with_room(
+        self, wanted: Wanted, frame: Load, residents: Residents, prompt: str
+    ) -> tuple[Load, Runner]:
         """A runner. Where one is killed, all others make room and one more is tried, then the smallest frame is."""
         while True:
             try:
-                return frame, await self._spawn(frame)
+                return frame, await self._spawn(structs.replace(frame, prompt=prompt))
             except RunnerKilled as error:
                 others, least = residents.resident(), wanted.frames()[-1]
                 if not others and frame == least:

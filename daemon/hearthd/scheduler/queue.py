@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from hearthd.errors import HearthError
-from hearthd.scheduler.lease import LoadedModel, LoadOptions
+from hearthd.scheduler.lease import LoadedModel, LoadOptions, NextPrompt
 from hearthd.store.store import StoredModel
 
 
@@ -19,6 +19,7 @@ class Ticket:
     model: StoredModel
     options: LoadOptions
     keep_alive_ns: int | None
+    prompt: NextPrompt | None = None
     granted: asyncio.Future[LoadedModel | None] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )  # None: ask once more

@@ -20,7 +20,7 @@ from hearthd.duration import SECOND_NS
 from hearthd.errors import HearthError, LoadFailed, LoadStalled, Overloaded, RunnerDied
 from hearthd.memory import read_memory
 from hearthd.scheduler.crashes import Crash, Crashes
-from hearthd.scheduler.lease import FOREVER_NS, Lease, LoadedModel, LoadedStatus, LoadOptions, load_key
+from hearthd.scheduler.lease import FOREVER_NS, Lease, LoadedModel, LoadedStatus, LoadOptions, NextPrompt, load_key
 from hearthd.scheduler.loading import LoadDefaults, Loader, Prepare, Spawn
 from hearthd.scheduler.queue import Queue, Ticket
 from hearthd.scheduler.resident import Counts, ResidentModels, normal
@@ -93,20 +93,25 @@ class Scheduler:
     # leases
 
     @asynccontextmanager
-    async def lease(self, model: StoredModel, options: LoadOptions, keep_alive_ns: int | None) -> AsyncIterator[Lease]:
+    async def lease(
+        self, model: StoredModel, options: LoadOptions, keep_alive_ns: int | None, prompt: NextPrompt | None = None
+    ) -> AsyncIterator[Lease]:
         """The model, loaded, for as long as the block runs. Its keep-alive clock starts when the last block ends.
 
-        `keep_alive_ns` None leaves a loaded model's duration as it is, negative is for ever. Raises Overloaded
-        (queue full, stopping), LoadFailed, RunnerDied (while loading), and what `prepare` raises.
+        `keep_alive_ns` None leaves a loaded model's duration as it is, negative is for ever. `prompt` is called where
+        the model must be loaded and may have saved some of it. Raises Overloaded (queue full, stopping), LoadFailed,
+        RunnerDied (while loading), and what `prepare` raises.
         """
         started_ns = time.monotonic_ns()
-        loaded = await self._acquire(model, options, keep_alive_ns)
+        loaded = await self._acquire(model, options, keep_alive_ns, prompt)
         try:
             yield Lease(loaded.runner, model, time.monotonic_ns() - started_ns)
         finally:
             self._residents.release(loaded)
 
-    async def _acquire(self, model: StoredModel, options: LoadOptions, keep_alive_ns: int | None) -> LoadedModel:
+    async def _acquire(
+        self, model: StoredModel, options: LoadOptions, keep_alive_ns: int | None, prompt: NextPrompt | None
+    ) -> LoadedModel:
         key = load_key(model)
         while True:
             if self._draining:
@@ -119,7 +124,7 @@ class Scheduler:
             self._admit()
             if crash := self._crashes.pending(key, time.monotonic_ns()):
                 await self._pause(crash)
-            elif granted := await self._wait(Ticket(key, model, options, keep_alive_ns)):
+            elif granted := await self._wait(Ticket(key, model, options, keep_alive_ns, prompt)):
                 return granted
 
     def _admit(self) -> None:
@@ -221,7 +226,7 @@ class Scheduler:
             await old.gone.wait()
         if self._crashes.pending(ticket.key, time.monotonic_ns()):
             return None
-        return await self._loader.load(ticket.key, ticket.model, ticket.options, self._residents)
+        return await self._loader.load(ticket.key, ticket.model, ticket.options, self._residents, ticket.prompt)
 
     # crashes
 

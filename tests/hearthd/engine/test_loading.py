@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from hearthd.engine.beside import Beside
 from hearthd.engine.frames import Load
-from hearthd.engine.loading import Beside, load_failure, loaded, open_model
+from hearthd.engine.loading import load_failure, loaded, open_model
 from hearthd.store.variant import VARIANT_FILE
 
 PROGRAM = """
@@ -36,20 +37,20 @@ def load_in_a_fresh_process(directory: Path, kv_type: str = "") -> subprocess.Co
 
 def test_model_opens_with_slots_and_window_as_asked(directory: Path) -> None:
     load = Load(str(directory), num_ctx=64, num_slots=3)
-    info, tokenizer, session = open_model(load)
-    assert session is not None
-    assert (session.num_slots, session.num_ctx) == (3, 64)
-    assert tokenizer.encode("hello")
-    answer = loaded(load, info, session, 5)
+    opened = open_model(load)
+    assert opened.session is not None
+    assert (opened.session.num_slots, opened.session.num_ctx) == (3, 64)
+    assert opened.tokenizer.encode("hello")
+    answer = loaded(load, opened, 5)
     assert (answer.num_slots, answer.num_ctx, answer.load_ns) == (3, 64, 5)
 
 
 def test_resident_bytes_are_what_no_file_can_give_again(directory: Path) -> None:
     load = Load(str(directory), num_ctx=64)
-    info, _, session = open_model(load)
+    opened = open_model(load)
     status = Path("/proc/self/status").read_text().splitlines()
     (line,) = (line for line in status if line.startswith("RssAnon"))
-    answer = loaded(load, info, session, 0)
+    answer = loaded(load, opened, 0)
     assert answer.resident_bytes == pytest.approx(int(line.split()[1]) << 10, rel=0.05)
 
 
@@ -61,10 +62,10 @@ def test_fresh_process_opens_a_model(directory: Path, kv_type: str) -> None:
 def test_vocabulary_alone_opens_without_a_graph(directory: Path) -> None:
     (directory / "model.onnx").write_bytes(b"\xff" * (directory / "model.onnx").stat().st_size)
     load = Load(str(directory), num_ctx=64, vocab_only=True)
-    info, tokenizer, session = open_model(load)
-    assert session is None
-    assert tokenizer.encode("hello")
-    assert loaded(load, info, session, 0).device == "vocabulary only"
+    opened = open_model(load)
+    assert opened.session is None
+    assert opened.tokenizer.encode("hello")
+    assert loaded(load, opened, 0).device == "vocabulary only"
 
 
 def test_garbled_tokenizer_is_named(directory: Path) -> None:

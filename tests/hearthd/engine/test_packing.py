@@ -36,7 +36,7 @@ def packed_in(directory: Path) -> str | None:
 
 def logits(directory: Path, kv_type: str = "") -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     """As a runner loads it, after a prompt and after one more token."""
-    _, _, session = open_model(Load(str(directory), num_ctx=64, kv_type=kv_type))
+    session = open_model(Load(str(directory), num_ctx=64, kv_type=kv_type)).session
     assert session is not None
     rows = [session.evaluate(TOKENS).copy(), session.evaluate([5], len(TOKENS)).copy()]
     session.close()
@@ -68,7 +68,7 @@ def test_graph_with_quantized_keys_and_values_is_packed_beside_the_other(directo
 
 def test_runner_maps_the_packed_file(directory: Path) -> None:
     assert main([str(directory)]) == 0
-    _, _, session = open_model(Load(str(directory), num_ctx=64))
+    session = open_model(Load(str(directory), num_ctx=64)).session
     assert session is not None
     assert f"{(directory / PLACE).resolve()}/" in Path("/proc/self/maps").read_text()
 
@@ -115,7 +115,7 @@ def test_weights_that_shall_not_be_mapped_come_from_the_variant_itself(
 ) -> None:
     graph = pack(directory, info_of(directory), float_form(info_of(directory))) / "model.onnx"
     graph.write_bytes(b"\xff" * graph.stat().st_size)
-    _, _, session = open_model(Load(str(directory), num_ctx=64, **options))  # type: ignore[arg-type]
+    session = open_model(Load(str(directory), num_ctx=64, **options)).session  # type: ignore[arg-type]
     assert session is not None
     assert "packed weights" not in caplog.text
 

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from hearthd.engine.__main__ import saved_prompts
 from hearthd.engine.batch import Batch
 from hearthd.engine.frames import Done, Frame, Generate, Load, Piece, SamplingParams
+from hearthd.engine.kvform import float_form
+from hearthd.engine.providers.provider import load_provider
+from hearthd.engine.resuming import saved_prompts
 from hearthd.engine.session import open_session
 from hearthd.engine.tokens import Tokenizer
 from hearthd.store.variant import read_variant
@@ -29,7 +31,8 @@ class Life:
         load = Load(str(variant), 1024, prefix_dir=str(prefix_dir), prefix_bytes=prefix_bytes)
         tokenizer = Tokenizer(variant / info.tokenizer, info)
         self.sent: list[Frame] = []
-        self.batch = Batch(session, tokenizer, info, self._took, saved_prompts(load, info, session))
+        prompts = saved_prompts(load, info, session.form, load_provider("cpu", 1))
+        self.batch = Batch(session, tokenizer, info, self._took, prompts)
 
     def _took(self, *frames: Frame) -> None:
         self.sent.extend(frames)
@@ -106,6 +109,5 @@ def test_every_slot_is_saved(tiny_variant: Path, tmp_path: Path) -> None:
 def test_without_a_folder_nothing_is_saved(tiny_variant: Path, tmp_path: Path) -> None:
     info = read_variant(tiny_variant)
     assert info is not None
-    session = open_session(tiny_variant, info, num_ctx=64)
-    assert saved_prompts(Load(str(tiny_variant), 64), info, session) is None
+    assert saved_prompts(Load(str(tiny_variant), 64), info, float_form(info), load_provider("cpu", 1)) is None
     assert files(tmp_path) == []
