@@ -181,10 +181,12 @@ class Batch:
             slot = next_prefill(prefilling)
             self._guarded([slot], self._prefill, slot, prefilling)
             self._flush()
-        for slot in self._in(Status.DECODE):
-            if len(slot.cached) == self._device.num_ctx:
+        decoding = self._in(Status.DECODE)
+        if full := [slot for slot in decoding if len(slot.cached) == self._device.num_ctx]:
+            for slot in full:
                 self._guarded([slot], self._make_room, slot)
-        if decoding := self._in(Status.DECODE):
+            decoding = self._in(Status.DECODE)
+        if decoding:
             self._guarded(decoding, self._decode, decoding)
             self._flush()
 
@@ -258,10 +260,11 @@ class Batch:
 
     def _decode(self, decoding: list[Slot]) -> None:
         device = self._device
-        for slot, other in trades(self._slots, decoding):
-            device.swap(slot.index, other.index)
-            slot.index, other.index = other.index, slot.index
-        ready = sorted(decoding, key=lambda slot: slot.index)
+        if any(slot.index >= len(decoding) for slot in decoding):
+            for slot, other in trades(self._slots, decoding):
+                device.swap(slot.index, other.index)
+                slot.index, other.index = other.index, slot.index
+        ready = sorted(decoding, key=lambda slot: slot.index) if len(decoding) > 1 else decoding
         tokens = [slot.sequence.tokens[-1] for slot in ready if slot.sequence is not None]
         device.decode(tokens, [len(slot.cached) for slot in ready])
         for row, slot in enumerate(ready):

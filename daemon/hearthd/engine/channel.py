@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import threading
 
@@ -18,10 +19,12 @@ class Channel:
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
         self._send_lock = threading.Lock()
+        self._arrival = select.poll()
+        self._arrival.register(connection, select.POLLIN)
 
     def send(self, *frames: Frame) -> None:
         """Returns when the kernel has the frames whole; a daemon that does not read blocks it. Raises Closed."""
-        content = b"".join(map(pack, frames))
+        content = pack(frames[0]) if len(frames) == 1 else b"".join(map(pack, frames))
         try:
             with self._send_lock:
                 self._socket.sendall(content)
@@ -40,6 +43,8 @@ class Channel:
         rest = memoryview(content)
         while rest:
             try:
+                # a thread asleep in recv wakes up whenever the daemon has read what another one sent: at each token
+                self._arrival.poll()
                 count = self._socket.recv_into(rest)
             except OSError as error:
                 raise Closed from error
