@@ -11,11 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 COMMAND = (sys.executable, "-P", "-m", "hearthd.engine")
-NO_THREADS = {"OPENBLAS_NUM_THREADS": "1"}  # NumPy multiplies nothing there, and threads take 35 ms to start
-# glibc 2.35 then asks for huge pages where weights are packed: a tenth of the load time is page faults
-HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-HUGE_PAGE_BYTES = 2 << 20  # larger ones (32 MiB with Arm's pages of 16 KiB) would be memory wasted
-HUGE_PAGE_SIZE = Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
+ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1"}  # NumPy multiplies nothing there, and threads take 35 ms to start
 
 READ_FIELDS = (b"rchar:", b"read_bytes:")
 MINOR_FAULTS, MAJOR_FAULTS = 7, 9  # fields of /proc/PID/stat, counted behind the command's parenthesis
@@ -30,7 +26,7 @@ async def start_process(fd: int, command: Sequence[str] = COMMAND) -> asyncio.su
             start_new_session=True,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
-            env={**huge_pages(), **os.environ, **NO_THREADS},
+            env={**os.environ, **ENVIRONMENT},
         )
     )
     try:
@@ -41,14 +37,6 @@ async def start_process(fd: int, command: Sequence[str] = COMMAND) -> asyncio.su
             starting.result().kill()
             await starting.result().wait()
         raise
-
-
-def huge_pages(size: Path = HUGE_PAGE_SIZE) -> dict[str, str]:
-    """Environment of a process whose heap takes huge pages, if the kernel's are small enough."""
-    with suppress(OSError, ValueError):
-        if int(size.read_text()) <= HUGE_PAGE_BYTES:
-            return HUGE_PAGES
-    return {}
 
 
 def progress(pid: int, proc: Path = Path("/proc")) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hearthd.scheduler.process import HUGE_PAGES, exit_sentence, huge_pages, progress
+from hearthd.scheduler.process import exit_sentence, progress
 from tests.e2e.daemon import eventually
 
 
@@ -23,14 +23,6 @@ from tests.e2e.daemon import eventually
 )
 def test_the_end_of_a_process_is_told_in_words(status: int | None, by_us: bool, want: str) -> None:
     assert exit_sentence(status, by_us=by_us) == want
-
-
-@pytest.mark.parametrize(("size", "wanted"), [("2097152", True), ("33554432", False), ("", False), (None, False)])
-def test_huge_pages_are_asked_for_where_they_are_small(tmp_path: Path, size: str | None, wanted: bool) -> None:
-    file = tmp_path / "hpage_pmd_size"
-    if size is not None:
-        file.write_text(size + "\n")
-    assert huge_pages(file) == (HUGE_PAGES if wanted else {})
 
 
 def test_progress_is_reading_and_touching_memory() -> None:
