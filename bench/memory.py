@@ -26,6 +26,7 @@ from bench.workload import CONTEXTS, NUM_PREDICT, NUM_THREADS, checkpoint
 
 WINDOWS = (2048, 4096, 8192)
 KV_TYPES = (("f32", "f16"), ("q8_0", "q8_0"))  # ours, theirs
+SETTLE_S = 0.5  # after a request, before it is weighed: what was only in use for it goes back
 IDLE_S = 10.0  # a runner gives back what it can spare after five
 
 Weights = dict[str, float]  # moment -> MiB
@@ -66,6 +67,7 @@ def use(server: Server, prompt: str, num_predict: int) -> None:
         stream = server.stream(prompt, num_predict)
         asyncio.run(stream.run())
         stream.objects()
+    time.sleep(SETTLE_S)
 
 
 def show(title: str, hearth: Weights, peer: Weights, bare: float) -> None:

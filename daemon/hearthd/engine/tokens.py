@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from tokenizers import Tokenizer as TokenizerFile
 
 from hearthd.store.variant import VariantInfo
 
@@ -87,6 +86,8 @@ class Tokenizer:
 
     def __init__(self, path: Path, info: VariantInfo) -> None:
         """Reads tokenizer.json at `path`. Raises ValueError naming the file where it is damaged."""
+        from tokenizers import Tokenizer as TokenizerFile  # here, for the session is opened meanwhile
+
         try:
             content = path.read_bytes()
             steps = _steps.decode(content)
