@@ -29,12 +29,10 @@ USAGE = "usage: python -m hearthd.engine --fd N (started by the daemon)"
 
 
 def guard_process() -> None:
-    """Ties this process to its parent's life, has it give way to others, and be the first for the OOM killer."""
+    """Ties this process to its parent's life, and offers it first to the OOM killer."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the daemon's
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # no threads beside those of ONNX Runtime
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    with suppress(OSError):  # who brings an answer to its client need not wait behind who computes the next token
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(OOM_SCORE_ADJ)
 
