@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -36,6 +36,14 @@ def clear_abandoned(variant_root: Path) -> None:
         pid = directory.name.removeprefix(TEMP_PREFIX).partition("-")[0]
         if directory.name.startswith(TEMP_PREFIX) and directory not in _unfinished and not _is_exporter(pid):
             remove_tree(directory)
+
+
+def clear_unwritten(paths: Iterable[Path]) -> None:
+    """Remove those of the files `.tmp-<pid>-*` whose writers are dead."""
+    for path in paths:
+        pid = path.name.removeprefix(TEMP_PREFIX).partition("-")[0]
+        if path.name.startswith(TEMP_PREFIX) and path.is_file() and not Path("/proc", pid or "-").exists():
+            remove_file(path)
 
 
 def directories(parent: Path, hidden: bool = False) -> list[Path]:

@@ -39,7 +39,14 @@ from hearthd.store.manifest import (
 )
 from hearthd.store.names import ModelName
 from hearthd.store.prompts import SavedPrompts
-from hearthd.store.removal import clear_abandoned, directories, remove_empty_below, remove_file, remove_tree
+from hearthd.store.removal import (
+    clear_abandoned,
+    clear_unwritten,
+    directories,
+    remove_empty_below,
+    remove_file,
+    remove_tree,
+)
 from hearthd.store.variant import SOURCE_FILE, SourceInfo, VariantInfo, read_source, read_variant
 
 log = logging.getLogger(__name__)
@@ -229,8 +236,10 @@ class ModelStore:
         if self.writable:
             with explained(self.blobs.root):
                 self.blobs.tidy()
+            clear_unwritten(self.manifests.glob(f"*/*/*/{TEMP_PREFIX}*"))
         for directory in directories(self.variants_root):
             clear_abandoned(directory)
+            clear_unwritten([*directory.glob(f"{TEMP_PREFIX}*"), *directory.glob(f"*/{TEMP_PREFIX}*")])
         self.prompts.tidy()
         if (used := self._used()) is not None:
             self.prompts.forget_unused(used)

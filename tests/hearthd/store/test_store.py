@@ -339,6 +339,22 @@ def test_tidy_removes_unfinished_variants_of_dead_exporters(store: ModelStore) -
     assert list(store.variant_root(digest).iterdir()) == [whole]
 
 
+@pytest.mark.parametrize(("writer", "stays"), [("999999999", False), ("x", False), ("", False), ("alive", True)])
+def test_tidy_removes_files_that_dead_writers_did_not_finish(
+    store: ModelStore, make_model: MakeModel, writer: str, stays: bool
+) -> None:
+    model = make_model("model", b"GGUF-1")
+    variant = write_variant(store, str(model.source))
+    manifests = store.manifests.joinpath(*model.name.path).parent
+    pid = str(os.getpid()) if writer == "alive" else writer
+    temps = [directory / f".tmp-{pid}-a" for directory in (manifests, variant, variant.parent)]
+    for temp in temps:
+        temp.write_bytes(b"half of")
+    store.tidy()
+    assert [temp.exists() for temp in temps] == [stays] * 3
+    assert [each.name.short for each in store.models()] == ["model:latest"]
+
+
 def test_delete_removes_saved_prompts_of_what_only_that_model_used(store: ModelStore, make_model: MakeModel) -> None:
     first, second = make_model("first", b"GGUF-1"), make_model("second", b"GGUF-2")
     prompts = [write_prompt(store, str(model.source)) for model in (first, second)]
