@@ -111,7 +111,13 @@ def test_pings_come_while_a_request_is_open_and_end_with_it(tmp_path: Path) -> N
 def test_over_http_a_stopped_runner_ends_its_stream_with_the_reason_and_the_next_request_loads_again(
     tiny_gguf: Path, tmp_path: Path
 ) -> None:
-    asked = {"model": "tiny", "prompt": "hello", "options": {"num_predict": 1_000_000, "temperature": 50.0}}
+    endless = {
+        "num_predict": 1_000_000,
+        "temperature": 50.0,
+        "top_k": 20,
+        "top_p": 1.0,
+    }  # otherwise it soon repeats itself
+    asked = {"model": "tiny", "prompt": "hello", "options": endless}
     with running(tmp_path, HEARTH_HANG_TIMEOUT="1s", HEARTH_CONTEXT_LENGTH="8192") as daemon:
         daemon.create("tiny", tiny_gguf)
         with daemon.http.stream("POST", "/api/generate", json=asked) as answer:
