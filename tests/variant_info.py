@@ -20,7 +20,7 @@ FIELDS: dict[str, Any] = {
     "num_heads": 1,
     "num_kv_heads": 1,
     "head_dim": 8,
-    "rope_inv_freq": [],
+    "ropes": [],
 }
 
 

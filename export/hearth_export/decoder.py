@@ -92,13 +92,15 @@ class Decoder:
         graph.add_input(variant.SEQLENS_K, "int32", ["B"])
         graph.add_input(variant.TOTAL_LENGTH, "int32", [1])
         graph.add_input(variant.ROWS, "int64", ["R"])
-        for name in (variant.COS, variant.SIN):
-            graph.add_input(name, "float32", ["C", spec.head_dim // 2])
+        for index, rope in enumerate(spec.ropes):
+            for name in (variant.cos_name(index), variant.sin_name(index)):
+                graph.add_input(name, "float32", ["C", len(rope.inv_freq)])
         for layer in range(spec.num_layers):
             for kind in ("key", "value"):
                 shape: list[int | str] = ["B", spec.num_kv_heads, "L", spec.head_dim]
                 graph.add_input(variant.past_name(layer, kind), "float32", shape)
         graph.add_output(variant.LOGITS, "float32", ["R", spec.vocab_size])
+        graph.add_output(variant.HIDDEN, "float32", ["R", spec.hidden_size])
         for layer in range(spec.num_layers):
             for kind in ("key", "value"):
                 graph.add_output(
@@ -127,7 +129,9 @@ class Decoder:
 
     def _attention(self, layer: int, name: str, x: str) -> str:
         spec = self.spec
-        heads = spec.head_dim if spec.rope.rows_interleaved else 0
+        rope = spec.rope_of(layer)
+        assert rope is not None
+        heads = spec.head_dim if rope.rows_interleaved else 0
         parts = (
             Part(f"blk.{layer}.attn_q.weight", spec.attention_size, heads),
             Part(f"blk.{layer}.attn_k.weight", spec.kv_size, heads),
@@ -136,7 +140,7 @@ class Decoder:
         inputs = self._fused(f"{name}.qkv", x, parts)
         inputs += [""] * (3 - len(inputs))
         inputs += [variant.past_name(layer, "key"), variant.past_name(layer, "value")]
-        inputs += [variant.SEQLENS_K, variant.TOTAL_LENGTH, variant.COS, variant.SIN]
+        inputs += [variant.SEQLENS_K, variant.TOTAL_LENGTH, variant.cos_name(0), variant.sin_name(0)]
         outputs = [f"{name}.attention", variant.present_name(layer, "key"), variant.present_name(layer, "value")]
         return self.graph.node(
             "GroupQueryAttention",
@@ -170,7 +174,7 @@ class Decoder:
         flat = graph.constant("flat_shape", np.array([-1, spec.hidden_size], np.int64))
         total = graph.node("Reshape", "last.flat", [total, flat])
         total = graph.node("Gather", "last.rows", [total, variant.ROWS], axis=0)
-        normed, _ = self._norm("last.norm", "output_norm.weight", total, "")
+        normed, _ = self._norm(variant.HIDDEN, "output_norm.weight", total, "")
         if spec.tied_head:
             multiply(graph, variant.LOGITS, normed, embedding)
             return

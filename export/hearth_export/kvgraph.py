@@ -87,7 +87,7 @@ def _probe(attention: onnx.NodeProto, spec: ModelSpec) -> dict[str, NDArray[np.g
     feeds |= {name: np.zeros((1, spec.num_kv_heads, 0, spec.head_dim), held) for name in (past_key, past_value)}
     feeds[seqlens_k] = np.array([NUM_TOKENS - 1], np.int32)
     feeds[total] = np.array([NUM_TOKENS], np.int32)
-    angles = np.outer(np.arange(NUM_TOKENS), spec.rope.inv_freq)
+    angles = np.outer(np.arange(NUM_TOKENS), spec.ropes[0].inv_freq)
     feeds[cos], feeds[sin] = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
     feeds |= {name: np.full((1, spec.num_kv_heads, 1, spec.head_dim), SCALE, np.float32) for name in rest if name}
     return feeds

@@ -9,18 +9,18 @@ import msgspec
 
 from hearth_export import verify
 from hearth_export.decoder import Decoder
-from hearth_export.errors import BadCheckpoint, ExportError, naming
+from hearth_export.errors import BadCheckpoint, ExportError, UnsupportedModel, naming
 from hearth_export.graph import Graph
 from hearth_export.kvgraph import check_attention, with_int8_cache
 from hearth_export.precision import Goal
 from hearth_export.progress import Progress
 from hearth_export.readers.gguf import GGUF, open_gguf
 from hearth_export.source import describe, parameter_count
-from hearth_export.spec import ModelSpec, read_spec
+from hearth_export.spec import EncoderSpec, ModelSpec, Rope, read_spec
 from hearth_export.tokenizer import TokenizerFiles, build
 from hearth_export.writer import DataFile, publish, require_space, staged, write_file
 from hearthd import __version__
-from hearthd.store.variant import EXPORTER, Q8_0, SOURCE_FILE, VARIANT_FILE, VariantInfo, read_source
+from hearthd.store.variant import EXPORTER, Q8_0, SOURCE_FILE, VARIANT_FILE, RopeInfo, VariantInfo, read_source
 
 GRAPH_FILE = "model.onnx"
 INT8_KV_GRAPH_FILE = "model.q8_0.onnx"
@@ -39,6 +39,8 @@ def convert(source: Path, digest: str, root: Path, goal: Goal, report: Progress)
     with naming(source), open_gguf(source) as gguf:
         report("reading", 0, 0)
         spec = read_spec(gguf)
+        if isinstance(spec, EncoderSpec):
+            raise UnsupportedModel(f"{spec.architecture} is an encoder, which cannot be converted yet")
         decoder = Decoder(spec, gguf, goal, Graph(DATA_FILE))
         decoder.build()
         tokenizer = build(gguf)
@@ -122,12 +124,24 @@ def _variant_info(
         num_kv_heads=spec.num_kv_heads,
         head_dim=spec.head_dim,
         kv_graphs={Q8_0: INT8_KV_GRAPH_FILE},
-        rope_inv_freq=list(spec.rope.inv_freq),
-        rope_attention_scale=spec.rope.attention_scale,
+        ropes=[_rope_info(rope) for rope in spec.ropes],
+        layer_ropes=list(spec.layer_ropes),
+        has_hidden=True,
+        pooling=spec.pooling or "",
         bos_id=tokenizer.bos_id,
         eos_ids=tokenizer.eos_ids,
         add_bos=tokenizer.add_bos,
         add_eos=tokenizer.add_eos,
         parameter_count=num_parameters,
         weight_bytes=decoder.graph.data_bytes,
+    )
+
+
+def _rope_info(rope: Rope) -> RopeInfo:
+    return RopeInfo(
+        list(rope.inv_freq),
+        rope.attention_scale,
+        list(rope.long_inv_freq),
+        rope.long_attention_scale,
+        rope.short_context,
     )

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hearth_export.checkpoint import Tensors
 from hearth_export.errors import BadCheckpoint, ExportError
 from hearth_export.ggml import BLOCK_TYPES, Blocks, Bytes
 from hearth_export.graph import Graph, Region
 from hearth_export.precision import Goal, Holder, Layout, choose, layout_of, means_error, pack
-from hearth_export.spec import Tensors
 from hearth_export.writer import DataFile
 
 CHUNK_ELEMENTS = 1 << 19  # weights unpacked at once: some 10 MiB of arrays

@@ -7,15 +7,15 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from hearth_export.checkpoint import Checkpoint
 from hearth_export.errors import BadCheckpoint, UnsupportedModel
-from hearth_export.readers.gguf import GGUF
 from hearth_export.spec import Rope
 
 FACTORS = "rope_freqs.weight"  # one divisor a frequency: Llama 3.1's scaling, computed at conversion to GGUF
 MAX_FACTOR = 1e6
 
 
-def read_rope(gguf: GGUF, prefix: str, head_dim: int, *, rows_interleaved: bool) -> Rope:
+def read_rope(gguf: Checkpoint, prefix: str, head_dim: int, *, rows_interleaved: bool) -> Rope:
     """The Rope of `gguf`, whose keys begin with `prefix`. Scaling: none, linear, yarn, or a tensor of factors."""
     base = _number(gguf, f"{prefix}.rope.freq_base", 10000.0, 1.001, 1e30)
     inv_freq = base ** -(np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
@@ -25,7 +25,9 @@ def read_rope(gguf: GGUF, prefix: str, head_dim: int, *, rows_interleaved: bool)
     return Rope(tuple(inv_freq.tolist()), attention_scale, rows_interleaved)
 
 
-def _scaled(gguf: GGUF, prefix: str, base: float, inv_freq: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
+def _scaled(
+    gguf: Checkpoint, prefix: str, base: float, inv_freq: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], float]:
     kind = gguf.get(f"{prefix}.rope.scaling.type", str, "linear")
     if kind == "none":
         return inv_freq, 1.0
@@ -37,14 +39,14 @@ def _scaled(gguf: GGUF, prefix: str, base: float, inv_freq: NDArray[np.float64])
     raise UnsupportedModel(f"{gguf.path}: {prefix}.rope.scaling.type is '{kind}' (known: none, linear, yarn)")
 
 
-def _factor(gguf: GGUF, prefix: str) -> float:
+def _factor(gguf: Checkpoint, prefix: str) -> float:
     """How many times longer the context became; an old key has another name, and 0 stands for 1."""
     keys = (f"{prefix}.rope.scaling.factor", f"{prefix}.rope.scale_linear")
     key = next((key for key in keys if key in gguf.metadata), keys[0])
     return _number(gguf, key, 1.0, 0.0, MAX_FACTOR) or 1.0
 
 
-def _number(gguf: GGUF, key: str, default: float, least: float, most: float) -> float:
+def _number(gguf: Checkpoint, key: str, default: float, least: float, most: float) -> float:
     value = gguf.get(key, float, default)
     if not least <= value <= most:
         raise BadCheckpoint(f"{gguf.path}: {key} is {value}, outside {least:g}..{most:g}")
@@ -52,7 +54,7 @@ def _number(gguf: GGUF, key: str, default: float, least: float, most: float) -> 
 
 
 def _yarn(
-    gguf: GGUF, prefix: str, base: float, factor: float, inv_freq: NDArray[np.float64]
+    gguf: Checkpoint, prefix: str, base: float, factor: float, inv_freq: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], float]:
     """YaRN (arXiv 2309.00071): slow frequencies are interpolated, fast ones kept, a ramp between.
 
@@ -76,7 +78,7 @@ def _yarn(
     return inv_freq / factor * ramp + inv_freq * (1 - ramp), attention_factor * (1 + 0.1 * math.log(max(1.0, factor)))
 
 
-def _factors(gguf: GGUF, size: int) -> NDArray[np.float32]:
+def _factors(gguf: Checkpoint, size: int) -> NDArray[np.float32]:
     info = gguf.tensor(FACTORS)
     if info.type != "F32" or info.shape != (size,):
         raise BadCheckpoint(f"{gguf.path}: {FACTORS} is {info.type} {info.shape}, expected F32 ({size},)")

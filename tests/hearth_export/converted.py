@@ -54,8 +54,7 @@ def prefill_logits(directory: Path, tokens: list[int]) -> Floats:
         variant.SEQLENS_K: np.array([length - 1], np.int32),
         variant.TOTAL_LENGTH: np.array([length], np.int32),
         variant.ROWS: np.arange(length, dtype=np.int64),
-        variant.COS: session.cos,
-        variant.SIN: session.sin,
+        **session.rotations,
     }
     for layer in range(session.info.num_layers):
         feeds |= {past_name(layer, kind): session.cache.of(layer, kind) for kind in ("key", "value")}

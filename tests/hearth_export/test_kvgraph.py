@@ -10,7 +10,7 @@ from hearth_export.errors import ExportError
 from hearth_export.kvgraph import check_attention
 from hearth_export.pipeline import DATA_FILE, GRAPH_FILE, INT8_KV_GRAPH_FILE
 from hearth_export.readers.gguf import open_gguf
-from hearth_export.spec import read_spec
+from hearth_export.spec import ModelSpec, read_spec
 from hearth_export.verify import check_structure
 from hearthd.store import variant
 from hearthd.store.variant import read_variant
@@ -71,6 +71,7 @@ def test_a_second_graph_that_attends_in_another_way_is_refused(
 ) -> None:
     with open_gguf(tiny_gguf) as gguf:
         spec = read_spec(gguf)
+    assert isinstance(spec, ModelSpec)
     check_attention(tiny_variant / GRAPH_FILE, tiny_variant / INT8_KV_GRAPH_FILE, spec)
     with pytest.raises(ExportError, match=r"attention over int8|ONNX Runtime refuses"):
         check_attention(tiny_variant / GRAPH_FILE, changed(tiny_variant, tmp_path, attribute, value), spec)

@@ -14,7 +14,9 @@ from tests.tiny import write_tiny_gguf
 
 def spec_of(path: Path, extra: dict[str, Meta] | None = None, **arguments: Any) -> ModelSpec:
     with open_gguf(write_tiny_gguf(path, num_layers=1, extra=extra, **arguments)) as gguf:
-        return read_spec(gguf)
+        spec = read_spec(gguf)
+    assert isinstance(spec, ModelSpec)
+    return spec
 
 
 def test_llama_is_read_from_its_metadata(tmp_path: Path) -> None:
@@ -23,7 +25,7 @@ def test_llama_is_read_from_its_metadata(tmp_path: Path) -> None:
     assert (spec.num_heads, spec.num_kv_heads, spec.head_dim, spec.vocab_size) == (4, 2, 16, 265)
     assert (spec.attention_size, spec.kv_size, spec.tied_head) == (64, 32, True)
     assert spec.norm_epsilon == pytest.approx(1e-5)
-    assert spec.rope.rows_interleaved
+    assert spec.ropes[0].rows_interleaved
 
 
 def test_head_of_its_own_is_seen(tmp_path: Path) -> None:

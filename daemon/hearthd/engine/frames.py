@@ -99,6 +99,16 @@ class Generate(Frame, frozen=True):
     visible: list[str] = []  # special tokens whose text is part of the answer: marks of thoughts and tool calls
 
 
+class Embed(Frame, frozen=True):
+    """Turn texts into vectors. Answered by Embedded, or by Failed."""
+
+    id: int
+    texts: list[str]
+    truncate: bool = True  # False: a text beyond the model's length fails instead of being cut
+    normalize: bool = True  # to a length of 1
+    dimensions: int = 0  # keep only so many values, normalised again; 0, or more than there are: all
+
+
 class Tokenize(Frame, frozen=True):
     """Answered by Tokens: the ids of `text`, special-token text recognised, with BOS where the model adds it."""
 
@@ -187,6 +197,16 @@ class Tokens(Frame, frozen=True):
     ids: list[int]
 
 
+class Embedded(Frame, frozen=True):
+    """Answer to Embed."""
+
+    id: int
+    vectors: bytes  # float32, little-endian, (len(texts), size) in the order of the texts
+    size: int  # values of a vector
+    prompt_count: int  # tokens evaluated, of all texts
+    prompt_ns: int
+
+
 class Pong(Frame, frozen=True):
     """Answer to Ping."""
 
@@ -201,8 +221,8 @@ class Trimmed(Frame, frozen=True):
     released_bytes: int  # by which the process's RSS has fallen
 
 
-ToRunner = Load | Generate | Tokenize | Cancel | Ping | Trim | Leave
-FromRunner = Loaded | LoadFailure | Piece | Done | Failed | Tokens | Pong | Trimmed
+ToRunner = Load | Generate | Embed | Tokenize | Cancel | Ping | Trim | Leave
+FromRunner = Loaded | LoadFailure | Piece | Done | Embedded | Failed | Tokens | Pong | Trimmed
 
 encoder = msgspec.msgpack.Encoder()
 to_runner_decoder: msgspec.msgpack.Decoder[ToRunner] = msgspec.msgpack.Decoder(ToRunner)

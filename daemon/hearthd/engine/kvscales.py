@@ -80,6 +80,7 @@ def read_scales(directory: Path, info: VariantInfo) -> Floats | None:
 def find_scales(session: ort.InferenceSession, info: VariantInfo, encode: Encode) -> Floats:
     """Scales for all channels, (num_layers, 2, num_kv_heads, head_dim), from what a float graph makes of PASSAGES."""
     from hearthd.engine.calibration import PASSAGES
+    from hearthd.engine.session import inv_freq_of
 
     log.info("the range of keys and values is measured, once for this model")
     widest = np.zeros((info.num_layers, 2, info.num_kv_heads, info.head_dim), np.float32)
@@ -88,7 +89,7 @@ def find_scales(session: ort.InferenceSession, info: VariantInfo, encode: Encode
         if not ids:
             continue  # a vocabulary that knows nothing of this kind
         for layer, (keys, values) in enumerate(_evaluated(session, info, ids)):
-            widths = _pair_lengths(keys, len(info.rope_inv_freq)), np.abs(values)
+            widths = _pair_lengths(keys, len(inv_freq_of(info, layer, len(ids)))), np.abs(values)
             np.maximum(widest[layer], [width.max(axis=1) for width in widths], out=widest[layer])
     floor = np.maximum(widest.max(axis=-1, keepdims=True) * MIN_SHARE, np.finfo(np.float32).tiny * MAX_CODE)
     scales: Floats = np.maximum(widest, floor) * np.float32(MARGIN / MAX_CODE)
@@ -108,14 +109,12 @@ def _feeds(info: VariantInfo, ids: list[int]) -> dict[str, NDArray[np.generic]]:
     """The graph's inputs for a text of its own, of which no token's logits are wanted."""
     from hearthd.engine.session import rotary_tables
 
-    cos, sin = rotary_tables(info, len(ids))
     feeds: dict[str, NDArray[np.generic]] = {
         variant.INPUT_IDS: np.array([ids], np.int64),
         variant.SEQLENS_K: np.array([len(ids) - 1], np.int32),
         variant.TOTAL_LENGTH: np.array([len(ids)], np.int32),
         variant.ROWS: np.zeros(0, np.int64),
-        variant.COS: cos,
-        variant.SIN: sin,
+        **rotary_tables(info, len(ids)),
     }
     empty = np.zeros((1, info.num_kv_heads, 0, info.head_dim), info.kv_dtype)
     for layer in range(info.num_layers):

@@ -15,7 +15,7 @@ from hearthd.engine.kvform import KVForm, float_form
 from hearthd.engine.providers.provider import CPU, Provider, load_provider
 from hearthd.engine.shift import drop_positions
 from hearthd.store import variant
-from hearthd.store.variant import VariantInfo
+from hearthd.store.variant import RopeInfo, VariantInfo
 
 KEPT_PREFILLS = 8  # bound steps of prompts
 TILE = 32  # rows: a multiple of what kernels of x86 and Arm take at once
@@ -66,8 +66,7 @@ class Step:
             variant.SEQLENS_K: self._seqlens_k,
             variant.TOTAL_LENGTH: self._total,
             variant.ROWS: self._rows,
-            variant.COS: session.cos,
-            variant.SIN: session.sin,
+            **session.rotations,
             **session.form.inputs,
         }
         for name, array in inputs.items():
@@ -105,7 +104,7 @@ class Session:
         self.form = form or float_form(info)
         self.ort = provider.open(directory / self.form.graph)
         self.cache = cache or KVCache(info, num_ctx, num_slots, self.form.dtype)
-        self.cos, self.sin = rotary_tables(info, num_ctx)  # (num_ctx, head_dim / 2) float32
+        self.rotations = rotary_tables(info, num_ctx)
         self.logits = np.zeros((num_slots, info.vocab_size), np.float32)  # of the sequences of the last step
         self.chunk, self.tile = step_sizes(num_batch, provider)
         self._prefills: dict[tuple[int, int, bool], Step] = {}
@@ -146,7 +145,8 @@ class Session:
         """Of `length` positions, removes `count` after the first `kept`; those behind move there."""
         for layer in range(self.info.num_layers):
             keys, values = self.cache.of(layer, "key")[slot], self.cache.of(layer, "value")[slot]
-            drop_positions(keys, values, self.info.rope_inv_freq, kept=kept, count=count, length=length)
+            inv_freq = inv_freq_of(self.info, layer, self.num_ctx)
+            drop_positions(keys, values, inv_freq, kept=kept, count=count, length=length)
 
     def swap(self, left: int, right: int) -> None:
         """Two slots trade places."""
@@ -215,11 +215,27 @@ def step_sizes(num_batch: int, provider: Provider) -> tuple[int, int]:
     return chunk - chunk % tile, tile
 
 
-def rotary_tables(info: VariantInfo, num_ctx: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """cos and sin of every position's angles, (num_ctx, len(rope_inv_freq)) float32 each."""
-    angles = np.outer(np.arange(num_ctx, dtype=np.float64), np.array(info.rope_inv_freq))
-    scale = info.rope_attention_scale
-    return (np.cos(angles) * scale).astype(np.float32), (np.sin(angles) * scale).astype(np.float32)
+def rotary_tables(info: VariantInfo, num_ctx: int) -> dict[str, NDArray[np.generic]]:
+    """cos and sin of every position's angles, (num_ctx, rotary_dim / 2) float32 each, by the names of their inputs."""
+    tables: dict[str, NDArray[np.generic]] = {}
+    for index, rope in enumerate(info.ropes):
+        inv_freq, scale = _frequencies(rope, num_ctx)
+        angles = np.outer(np.arange(num_ctx, dtype=np.float64), np.array(inv_freq))
+        tables[variant.cos_name(index)] = (np.cos(angles) * scale).astype(np.float32)
+        tables[variant.sin_name(index)] = (np.sin(angles) * scale).astype(np.float32)
+    return tables
+
+
+def inv_freq_of(info: VariantInfo, layer: int, num_ctx: int) -> list[float]:
+    """The frequencies by which a layer's keys turn in a window of `num_ctx` tokens; [] where they do not."""
+    index = info.layer_ropes[layer] if info.layer_ropes else 0
+    return _frequencies(info.ropes[index], num_ctx)[0] if index >= 0 else []
+
+
+def _frequencies(rope: RopeInfo, num_ctx: int) -> tuple[list[float], float]:
+    if rope.long_inv_freq and num_ctx > rope.short_context:
+        return rope.long_inv_freq, rope.long_attention_scale
+    return rope.inv_freq, rope.attention_scale
 
 
 def _bind(bind: object, name: str, array: NDArray[np.generic]) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-from hearthd.engine.frames import Done, Failed, Piece, Tokens, Trimmed
+from hearthd.engine.frames import Done, Embedded, Failed, Piece, Tokens, Trimmed
 from hearthd.errors import BadRequest, HearthError, NotFound, TooLarge
 
 MAX_PENDING_FRAMES = 4096  # sent by the runner and not yet taken
 MAX_PENDING_CHARACTERS = 1 << 20
 
-Reply = Piece | Done | Failed | Tokens | Trimmed
-LAST = (Done, Failed, Tokens, Trimmed)  # nothing follows these
+Reply = Piece | Done | Embedded | Failed | Tokens | Trimmed
+LAST = (Done, Embedded, Failed, Tokens, Trimmed)  # nothing follows these
 
 
 class Answer:

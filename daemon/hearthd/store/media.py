@@ -18,6 +18,10 @@ MESSAGES = _LAYER + "messages"  # JSON list of {role, content}
 LICENSE = _LAYER + "license"  # repeatable
 TENSOR = _LAYER + "tensor"
 
+# A checkpoint of several files: the index, which is its source, and its files; see store/files.py.
+INDEX = "application/vnd.hearth.checkpoint.v1+json"
+FILE = "application/vnd.hearth.checkpoint.file.v1"  # `name` is the file's name in the checkpoint
+
 # Converted models as layers; see store/shipped.py. Other tools keep layers whose types they do not know.
 VARIANT = "application/vnd.hearth.variant.v1+json"  # variant.json; `name` is "<variant>/variant.json"
 VARIANT_FILE = "application/vnd.hearth.variant.file.v1"  # any other file of it; `name` is "<variant>/<file>"

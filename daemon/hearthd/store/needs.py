@@ -62,7 +62,7 @@ def needs(
     return Needs(
         runner_bytes=runner_bytes,
         weight_bytes=_weight_bytes(info) + (_embedding_bytes(info) + CODE_BYTES if pinned else 0),
-        table_bytes=2 * num_ctx * len(info.rope_inv_freq) * FLOAT_BYTES,
+        table_bytes=2 * num_ctx * sum(len(rope.inv_freq) for rope in info.ropes) * FLOAT_BYTES,
         kv_bytes=num_slots * num_ctx * info.kv_bytes(kv_type),
         work_bytes=CODE_BYTES + step_bytes + num_slots * info.vocab_size * FLOAT_BYTES,
     )

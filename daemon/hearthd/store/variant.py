@@ -18,7 +18,7 @@ import msgspec
 from hearthd import __version__
 
 SCHEMA = 1
-BUILD = 2  # counts what changed in the exporter's files within a version of hearth
+BUILD = 3  # counts what changed in the exporter's files within a version of hearth
 EXPORTER = f"{__version__}+{BUILD}"
 VARIANT_FILE = "variant.json"
 SOURCE_FILE = "source.json"
@@ -30,8 +30,12 @@ INPUT_IDS = "input_ids"  # (B, S) int64
 SEQLENS_K = "seqlens_k"  # (B,) int32: past + S - 1
 TOTAL_LENGTH = "total_sequence_length"  # (1,) int32: past + S
 ROWS = "rows"  # (R,) int64
-COS, SIN = "cos", "sin"  # (num_ctx, D / 2) float32
 LOGITS = "logits"  # (R, V) float32
+HIDDEN = "hidden"  # (R, hidden_size) float32: what the head multiplies
+
+# An encoder's values. B texts, S tokens of the longest.
+LENGTHS = "lengths"  # (B,) int32: tokens of each text; what follows them in input_ids is padding
+EMBEDDINGS = "embeddings"  # (B, hidden_size) float32: pooled, not normalised
 
 # How keys and values can be held, and the bytes of one element.
 F32, Q8_0 = "f32", "q8_0"
@@ -49,9 +53,29 @@ def present_name(layer: int, kind: str) -> str:
     return f"present.{layer}.{kind}"
 
 
+def cos_name(rope: int) -> str:
+    """The input of a rope's cosines, (num_ctx, rotary_dim / 2) float32."""
+    return f"cos.{rope}"
+
+
+def sin_name(rope: int) -> str:
+    """The input of a rope's sines, shaped as the cosines."""
+    return f"sin.{rope}"
+
+
 def scale_name(layer: int, kind: str) -> str:
     """The input of what one step of int8 keys or values is worth, (1, num_kv_heads, 1, D) float32."""
     return f"past.{layer}.{kind}.scale"
+
+
+class RopeInfo(msgspec.Struct, frozen=True):
+    """One rotary embedding, scaling applied: angle = position * inv_freq."""
+
+    inv_freq: list[float]  # (rotary_dim / 2,)
+    attention_scale: float = 1.0  # multiplies cos and sin
+    long_inv_freq: list[float] = []  # in a window of more than `short_context` tokens, where there are any
+    long_attention_scale: float = 1.0
+    short_context: int = 0
 
 
 class VariantInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +83,7 @@ class VariantInfo(msgspec.Struct, frozen=True, kw_only=True):
 
     schema: int = SCHEMA
     name: str  # "cpu-int4"
+    kind: str = "decoder"  # or "encoder", which has no KV cache and no ropes among its inputs
     provider: str = "cpu"  # the provider class that runs it
     exporter: str  # EXPORTER of the one that made it; another one rebuilds
     source: str  # "sha256:<hex>" of the checkpoint
@@ -76,8 +101,10 @@ class VariantInfo(msgspec.Struct, frozen=True, kw_only=True):
     head_dim: int
     kv_dtype: str = "float32"
     kv_graphs: dict[str, str] = {}  # other ways to hold keys and values -> their graph: "q8_0" -> "model.q8_0.onnx"
-    rope_inv_freq: list[float]  # (rotary_dim / 2,), scaling applied
-    rope_attention_scale: float = 1.0  # multiplies cos and sin
+    ropes: list[RopeInfo]  # each has a pair of inputs: cos_name, sin_name
+    layer_ropes: list[int] = []  # which of `ropes` each layer uses, -1 for none; []: the first everywhere
+    has_hidden: bool = False  # a decoder's graph gives HIDDEN
+    pooling: str = ""  # "mean", "cls", "last": how the checkpoint says that texts become vectors; "": it says nothing
     bos_id: int | None = None
     eos_ids: list[int] = []
     add_bos: bool = False

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from hearth_export import rope
+from hearth_export.checkpoint import Checkpoint
 from hearth_export.errors import BadCheckpoint, UnsupportedModel
-from hearth_export.readers.gguf import GGUF
 from hearth_export.spec import ModelSpec
+from hearth_export.translation import Config, Translation, renamed
 
 PREFIX = "llama"
 MAX_LAYERS = 1024
@@ -14,7 +17,7 @@ MAX_CONTEXT = 1 << 27
 HEAD_STEP = 16  # GroupQueryAttention with rotary refuses other heads
 
 
-def read_spec(gguf: GGUF) -> ModelSpec:
+def read_spec(gguf: Checkpoint) -> ModelSpec:
     """The ModelSpec of a llama checkpoint, with its tensors' shapes checked against it."""
     hidden_size = _count(gguf, "embedding_length", MAX_WIDTH)
     num_heads = _count(gguf, "attention.head_count", MAX_WIDTH)
@@ -33,13 +36,19 @@ def read_spec(gguf: GGUF) -> ModelSpec:
         vocab_size=gguf.tensor("token_embd.weight").shape[0],
         context_length=context_length,
         norm_epsilon=_epsilon(gguf),
-        rope=rope.read_rope(gguf, PREFIX, head_dim, rows_interleaved=True),
+        ropes=(rope.read_rope(gguf, PREFIX, head_dim, rows_interleaved=True),),
         tied_head="output.weight" not in gguf.tensors,
         read_tensors=frozenset({rope.FACTORS}),
     )
 
 
-def _count(gguf: GGUF, key: str, most: int, default: int | None = None) -> int:
+def translate(config: Config, names: Collection[str]) -> Translation:
+    """A Llama checkpoint of Hugging Face in GGUF's words."""
+    num_layers = config["num_hidden_layers"]
+    return Translation(PREFIX, {f"{PREFIX}.block_count": num_layers}, renamed(num_layers, names))
+
+
+def _count(gguf: Checkpoint, key: str, most: int, default: int | None = None) -> int:
     key = f"{PREFIX}.{key}"
     value = gguf.require(key, int) if default is None else gguf.get(key, int, default)
     if not 1 <= value <= most:
@@ -47,7 +56,7 @@ def _count(gguf: GGUF, key: str, most: int, default: int | None = None) -> int:
     return value
 
 
-def _epsilon(gguf: GGUF) -> float:
+def _epsilon(gguf: Checkpoint) -> float:
     key = f"{PREFIX}.attention.layer_norm_rms_epsilon"
     value = gguf.require(key, float)
     if not 0 <= value <= 1:
@@ -55,13 +64,13 @@ def _epsilon(gguf: GGUF) -> float:
     return value
 
 
-def _head_dim(gguf: GGUF, hidden_size: int, num_heads: int) -> int:
+def _head_dim(gguf: Checkpoint, hidden_size: int, num_heads: int) -> int:
     if hidden_size % num_heads and f"{PREFIX}.attention.key_length" not in gguf.metadata:
         raise BadCheckpoint(f"{gguf.path}: {PREFIX}.attention.head_count {num_heads} does not divide {hidden_size}")
     return _count(gguf, "attention.key_length", MAX_WIDTH, hidden_size // num_heads)
 
 
-def _refuse_variations(gguf: GGUF, num_heads: int, num_kv_heads: int, head_dim: int) -> None:
+def _refuse_variations(gguf: Checkpoint, num_heads: int, num_kv_heads: int, head_dim: int) -> None:
     if num_heads % num_kv_heads:
         raise BadCheckpoint(
             f"{gguf.path}: {PREFIX}.attention.head_count_kv {num_kv_heads} does not divide head_count {num_heads}"

@@ -122,6 +122,8 @@ class TensorInfo(msgspec.Struct, frozen=True):
 class GGUF:
     """An open file. Arrays that `rows` returned keep the mapping alive after `close`."""
 
+    format = "gguf"
+
     def __init__(
         self,
         path: Path,

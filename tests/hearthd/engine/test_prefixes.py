@@ -19,6 +19,7 @@ from hearthd.engine.kvcache import KVCache
 from hearthd.engine.kvform import KVForm, float_form
 from hearthd.engine.prefixes import SavedPrefixes, prefix_key
 from hearthd.store.durable import free_bytes
+from hearthd.store.variant import RopeInfo
 from tests.variant_info import variant_info
 
 NUM_CTX = 512
@@ -219,7 +220,7 @@ def test_whatever_changes_the_numbers_changes_the_key() -> None:
         key(name="other"),
         key(exporter="1"),
         key(files={"model.onnx": 5}),
-        key(rope_inv_freq=[0.5]),
+        key(ropes=[RopeInfo([0.5])]),
         key(num_heads=2),
         key(form=KVForm("f32", "other.onnx", "float32")),
         key(form=KVForm("f16", "model.onnx", "float16")),

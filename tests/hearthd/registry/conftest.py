@@ -27,7 +27,7 @@ def publish(name="cpu-int4"):
     directory.mkdir(parents=True)
     info = dict(name=name, exporter="1", source=option("--digest"), architecture="llama", files={}, holders={},
                 context_length=8, vocab_size=8, hidden_size=8, num_layers=1, num_heads=1, num_kv_heads=1, head_dim=8,
-                rope_inv_freq=[1.0])
+                ropes=[{"inv_freq": [1.0]}])
     (directory / "variant.json").write_text(json.dumps(info))
 def unfinished():
     directory = Path(option("--out")) / f".tmp-{os.getpid()}-x"

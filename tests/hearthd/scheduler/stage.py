@@ -75,7 +75,7 @@ def variant(**fields: Any) -> VariantInfo:
         "num_heads": 1,
         "num_kv_heads": 1,
         "head_dim": 8,
-        "rope_inv_freq": [],
+        "ropes": [],
         "weight_bytes": 1 << 20,
     }
     return VariantInfo(**(facts | fields))

@@ -29,7 +29,7 @@ def variant_json(**changes: Any) -> bytes:
     fields: dict[str, Any] = {
         "name": "cpu-int4", "exporter": "1", "source": SOURCE, "architecture": "llama", "holders": {},
         "files": {"model.onnx": 5, "tokenizer.json": 2}, "context_length": 8, "vocab_size": 8, "hidden_size": 8,
-        "num_layers": 1, "num_heads": 1, "num_kv_heads": 1, "head_dim": 8, "rope_inv_freq": [1.0],
+        "num_layers": 1, "num_heads": 1, "num_kv_heads": 1, "head_dim": 8, "ropes": [{"inv_freq": [1.0]}],
     }  # fmt: skip
     return msgspec.json.encode(fields | changes)
 

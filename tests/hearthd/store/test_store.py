@@ -17,7 +17,7 @@ from hearthd.errors import ModelNotFound, StoreError
 from hearthd.store import names
 from hearthd.store.manifest import encode
 from hearthd.store.store import GARBAGE_AGE_S, PARTIAL_AGE_S, ModelStore, StoredModel, open_store
-from hearthd.store.variant import VariantInfo
+from hearthd.store.variant import RopeInfo, VariantInfo
 
 MakeModel = Callable[..., StoredModel]
 
@@ -45,7 +45,7 @@ def write_variant(store: ModelStore, digest: str, name: str = "cpu-int4", **chan
         num_heads=1,
         num_kv_heads=1,
         head_dim=8,
-        rope_inv_freq=[1.0],
+        ropes=[RopeInfo([1.0])],
     )
     directory = store.variant_root(digest) / name
     directory.mkdir(parents=True)
