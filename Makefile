@@ -1,5 +1,5 @@
 # Every target does the set-up that it needs; see setup.sh.
-.PHONY: run test test-schemas test-slow test-kill soak lint format bench bench-engines bench-sampling bench-constrained bench-clients bench-prefix bench-memory bench-kv bench-loading bench-shift bench-pull clean
+.PHONY: run test test-schemas test-slow test-kill test-export soak lint format bench bench-engines bench-sampling bench-constrained bench-clients bench-prefix bench-memory bench-kv bench-loading bench-shift bench-pull clean
 BIN := .venv/bin
 
 run:
@@ -20,6 +20,10 @@ test-slow:
 soak:
 	@sh setup.sh dev
 	$(BIN)/python -m pytest -m soak -s
+
+test-export:
+	@sh setup.sh export
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile tests/with_transformers
 
 test-kill:
 	@sh setup.sh dev

