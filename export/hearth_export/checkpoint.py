@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol, TypeVar, overload
+from types import TracebackType
+from typing import Protocol, Self, TypeVar, overload
 
 from hearth_export.ggml import Bytes
-from hearth_export.readers.gguf import MetaArray, TensorInfo, Value
+from hearth_export.readers.gguf import MetaArray, TensorInfo, Value, open_gguf
 
 T = TypeVar("T", str, int, float, bool, MetaArray)
 
@@ -59,3 +60,34 @@ class Checkpoint(Tensors, Protocol):
 
     def tensor(self, name: str) -> TensorInfo:
         """BadCheckpoint where there is no such tensor."""
+
+    def read_file(self, name: str) -> bytes | None:
+        """A file beside the tensors ("tokenizer.json", "1_Pooling/config.json"); None where there is none, as for GGUF.
+
+        Raises BadCheckpoint where it cannot be read or is larger than such a file can be.
+        """
+
+    def release_all(self) -> None:
+        """As `release`, for every tensor."""
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """The checkpoint at `path`: a GGUF file, or a directory with config.json and safetensors.
+
+    Raises BadCheckpoint for what cannot be read, is truncated or contradicts itself, UnsupportedModel for what this
+    version does not know.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return open_gguf(path)
+    from hearth_export.readers.huggingface import open_huggingface
+
+    return open_huggingface(path)

@@ -7,27 +7,34 @@ architecture's conversion to GGUF makes to values.
 from __future__ import annotations
 
 import importlib
+import json
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from hearth_export.errors import UnsupportedModel
+from hearth_export.errors import BadCheckpoint, UnsupportedModel
 
 # model_type of config.json -> the module whose translate(config, names) says it in GGUF's words
 MODEL_TYPES = {"llama": "hearth_export.arch.llama"}
 
 Config = Mapping[str, Any]  # config.json
+MAX_WHOLE = 1 << 31
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Rows of a stored tensor, all of them where `stop` is None."""
+    """Rows of a stored tensor, all of them where `stop` is None. Rows of three dimensions count through all matrices;
+    of a vector, or with `flat`, single values count."""
 
     name: str  # "model.layers.0.self_attn.q_proj.weight"
     start: int = 0
     stop: int | None = None
     step: int = 1
     added: float = 0.0  # to every value of a vector: Gemma's norms multiply by 1 + weight
+    flat: bool = False
+    transposed: bool = False  # the stored matrices hold rows as columns; start, stop, step count rows after turning
+    scales: str = ""  # of MXFP4: the tensor of a byte a block; the one named by `name` has 16 bytes a block
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +42,11 @@ class Translation:
     """A checkpoint in GGUF's words."""
 
     architecture: str  # general.architecture
-    metadata: dict[str, str | int | float | bool | list[int] | list[float]]  # every other key but the tokenizer's
+    metadata: dict[str, str | int | float | bool | list[int] | list[float] | list[bool]]  # but for the tokenizer's keys
     tensors: dict[str, tuple[Source, ...]]  # GGUF name -> its rows, one source after the other
-    stacked: frozenset[str] = frozenset()  # tensors of three dimensions: each source is an expert's matrix
-    ignored: frozenset[str] = field(default_factory=frozenset)  # stored tensors that the model does not compute with
+    stacked: frozenset[str] = frozenset()  # tensors with a dimension more, along which each source is one entry
+    ignored: frozenset[str] = frozenset()  # stored tensors that the model does not compute with
+    vectors: dict[str, list[float]] = field(default_factory=dict)  # F32 tensors that conversion computes: rope_freqs
 
 
 def translate(config: Config, names: Collection[str]) -> Translation:
@@ -48,8 +56,100 @@ def translate(config: Config, names: Collection[str]) -> Translation:
     if module is None:
         known = ", ".join(sorted(MODEL_TYPES))
         raise UnsupportedModel(f"config.json: model_type is '{model_type}', which the builder does not know ({known})")
+    refuse_quantized(config)
     translation: Translation = importlib.import_module(module).translate(config, names)
     return translation
+
+
+def refuse_quantized(config: Config) -> None:
+    """UnsupportedModel names the method of a checkpoint whose weights are integers already; MXFP4 can be read."""
+    quantization = config.get("quantization_config")
+    if not isinstance(quantization, Mapping):
+        return
+    method = str(quantization.get("quant_method"))[:64]
+    if method != "mxfp4":
+        raise UnsupportedModel(
+            f"config.json: the weights are quantized already (quant_method '{method}'), which cannot be converted: "
+            "take the original checkpoint, or a GGUF file of the model"
+        )
+
+
+def decoder_metadata(architecture: str, config: Config) -> dict[str, Any]:
+    """The keys that every decoder has: sizes, heads, context, rope.freq_base; no norm's epsilon, no rope scaling."""
+    hidden_size, num_heads = whole(config, "hidden_size"), whole(config, "num_attention_heads")
+    head_dim = whole(config, "head_dim", hidden_size // num_heads)
+    metadata = {
+        "block_count": whole(config, "num_hidden_layers"),
+        "context_length": whole(config, "max_position_embeddings"),
+        "embedding_length": hidden_size,
+        "feed_forward_length": whole(config, "intermediate_size"),
+        "attention.head_count": num_heads,
+        "attention.head_count_kv": whole(config, "num_key_value_heads", num_heads),
+        "attention.key_length": head_dim,
+        "attention.value_length": head_dim,
+        "rope.dimension_count": head_dim,
+        "rope.freq_base": number(config, "rope_theta", 10000.0),
+        "vocab_size": whole(config, "vocab_size"),
+    }
+    return {f"{architecture}.{key}": value for key, value in metadata.items()}
+
+
+def whole(config: Config, key: str, default: int | None = None) -> int:
+    """A positive whole number of config.json; `default` where it is absent or null.
+
+    Raises BadCheckpoint naming key and value.
+    """
+    value = config.get(key)
+    value = default if value is None else value
+    if type(value) is not int or not 0 < value <= MAX_WHOLE:
+        raise _unexpected(key, value, "a positive whole number")
+    return value
+
+
+def number(config: Config, key: str, default: float | None = None) -> float:
+    """A finite number of config.json, as `whole`."""
+    value = config.get(key)
+    value = default if value is None else value
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise _unexpected(key, value, "a number")
+    return float(value)
+
+
+def flag(config: Config, key: str, default: bool = False) -> bool:
+    """true or false of config.json, as `whole`."""
+    value = config.get(key)
+    value = default if value is None else value
+    if not isinstance(value, bool):
+        raise _unexpected(key, value, "true or false")
+    return value
+
+
+def text(config: Config, key: str, default: str | None = None) -> str:
+    """A string of config.json, as `whole`."""
+    value = config.get(key)
+    value = default if value is None else value
+    if not isinstance(value, str):
+        raise _unexpected(key, value, "a string")
+    return value
+
+
+def only(config: Config, key: str, *known: object) -> None:
+    """UnsupportedModel where the key has another value than one of `known`, the first of which is the default."""
+    value = config.get(key, known[0])
+    if value not in known:
+        wanted = " or ".join(json.dumps(item) for item in known)
+        raise UnsupportedModel(f"config.json: {key} is {_shown(value)}; only {wanted} can be converted")
+
+
+def _unexpected(key: str, value: object, kind: str) -> BadCheckpoint:
+    if value is None:
+        return BadCheckpoint(f"config.json: {key} is missing")
+    return BadCheckpoint(f"config.json: {key} is {_shown(value)} where {kind} is expected")
+
+
+def _shown(value: object) -> str:
+    shown = json.dumps(value)
+    return shown if len(shown) <= 64 else f"{shown[:64]}..."
 
 
 # what most decoders call their tensors: GGUF name -> Hugging Face name

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import mmap
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -52,19 +52,37 @@ _U32, _U64 = _CODES[4], _CODES[10]
 
 
 class MetaArray:
-    """An array of the metadata, still in the file: nothing is decoded until asked. Valid while the file is open."""
+    """An array of the metadata, still in the file: nothing is decoded until asked. Valid while the file is open.
+
+    `MetaArray.of` makes one of values that come from elsewhere.
+    """
 
     __slots__ = ("_length", "_mapping", "_offset", "_type_id", "key")
 
-    def __init__(self, key: str, mapping: mmap.mmap, type_id: int, offset: int, length: int) -> None:
+    def __init__(self, key: str, mapping: mmap.mmap | bytes, type_id: int, offset: int, length: int) -> None:
         self.key = key
         self._mapping = mapping
         self._type_id = type_id
         self._offset = offset
         self._length = length
 
+    @classmethod
+    def of(cls, key: str, values: Iterable[str] | NDArray[np.generic]) -> MetaArray:
+        """An array of strings, or of numbers or bools of a type that the format has."""
+        if isinstance(values, np.ndarray):
+            kind = values.dtype.newbyteorder("<")
+            type_id = next(id for id, (_, _, name) in _SCALARS.items() if np.dtype(name) == kind)
+            return cls(key, values.astype(kind).tobytes(), type_id, 0, values.size)
+        encoded = [value.encode("utf-8", "surrogateescape") for value in values]
+        data = b"".join(part for raw in encoded for part in (_U64.pack(len(raw)), raw))
+        return cls(key, data, _STRING, 0, len(encoded))
+
     def __len__(self) -> int:
         return self._length
+
+    def raw(self) -> bytes:
+        """The array as the format stores it: element type, length, elements."""
+        return _U32.pack(self._type_id) + _U64.pack(self._length) + self._mapping[self._offset : self._end()]
 
     @property
     def element(self) -> str:
@@ -86,6 +104,14 @@ class MetaArray:
             (size,) = _U64.unpack_from(self._mapping, at)
             yield self._mapping[at + 8 : at + 8 + size].decode("utf-8", "surrogateescape")
             at += 8 + size
+
+    def _end(self) -> int:
+        if self._type_id != _STRING:
+            return self._offset + self._length * _CODES[self._type_id].size
+        at = self._offset
+        for _ in range(self._length):
+            at += 8 + _U64.unpack_from(self._mapping, at)[0]
+        return at
 
     def numpy(self) -> NDArray[np.generic]:
         """A copy, (len,) of the element type. TypeError for strings."""
@@ -160,14 +186,7 @@ class GGUF:
 
         Raises BadCheckpoint naming file, key and value where it has another type.
         """
-        value = self.metadata.get(key)
-        if value is None:
-            return default
-        if kind is float and type(value) is int:
-            value = float(value)
-        if type(value) is not kind:
-            raise BadCheckpoint(f"{self.path}: {key} is {_describe(value)} where {_kind_name(kind)} is expected")
-        return value
+        return typed_value(self.path, self.metadata, key, kind, default)
 
     def require(self, key: str, kind: type[T]) -> T:
         """As `get`, but BadCheckpoint where the key is absent."""
@@ -179,6 +198,10 @@ class GGUF:
     def raw_value(self, key: str) -> bytes:
         """The bytes of a key's value as stored, its type id before it. KeyError where there is none."""
         return self._mapping[self._spans[key]]
+
+    def read_file(self, name: str) -> bytes | None:
+        """None: a GGUF file holds everything itself."""
+        return None
 
     def tensor(self, name: str) -> TensorInfo:
         """BadCheckpoint where the file has no such tensor."""
@@ -223,6 +246,21 @@ def open_gguf(path: str | Path) -> GGUF:
     except BaseException:
         _close(mapping)
         raise
+
+
+def typed_value(path: Path, metadata: Mapping[str, Value], key: str, kind: type[T], default: T | None) -> T | None:
+    """The value, or `default` where the key is absent. A float may be stored as an integer.
+
+    Raises BadCheckpoint naming path, key and value where it has another type.
+    """
+    value = metadata.get(key)
+    if value is None:
+        return default
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not kind:
+        raise BadCheckpoint(f"{path}: {key} is {_describe(value)} where {_kind_name(kind)} is expected")
+    return value
 
 
 def _map(path: Path) -> mmap.mmap:
