@@ -103,7 +103,7 @@ class Embed(Frame, frozen=True):
     """Turn texts into vectors. Answered by Embedded, or by Failed."""
 
     id: int
-    texts: list[str]
+    texts: list[str | list[int]]  # or token ids, taken as they are
     truncate: bool = True  # False: a text beyond the model's length fails instead of being cut
     normalize: bool = True  # to a length of 1
     dimensions: int = 0  # keep only so many values, normalised again; 0, or more than there are: all
@@ -117,7 +117,7 @@ class Tokenize(Frame, frozen=True):
 
 
 class Cancel(Frame, frozen=True):
-    """Stop request `id` within one step; it is then answered by Done with reason "cancel"."""
+    """Stop request `id` within one step. A Generate is then answered by Done with reason "cancel", an Embed by nothing."""
 
     id: int
 
