@@ -114,6 +114,7 @@ class ModelSpec:
     norm: Norm = Norm.RMS
     qk_norm: QKNorm = QKNorm.NONE
     pre_norms: bool = True  # attn_norm and ffn_norm before attention and feed-forward
+    ffn_norm: str = "ffn_norm"  # the tensor of the norm before feed-forward; gpt-oss calls it post_attention_norm
     post_norms: bool = False  # post_attention_norm and post_ffw_norm after them, before the residual is added
     attention_scale: float = 0.0  # multiplies q k; 0: 1 / sqrt(head_dim)
     attention_softcap: float = 0.0  # cap * tanh(x / cap) of attention scores; 0: none
