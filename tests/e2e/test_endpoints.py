@@ -68,13 +68,6 @@ def test_a_known_path_with_another_method_is_not_allowed(daemon: Daemon, method:
     assert (response.status_code, response.text) == (405, "405 method not allowed")
 
 
-@pytest.mark.parametrize("path", ["/api/embed", "/api/embeddings"])
-def test_endpoints_that_come_later_say_so(daemon: Daemon, path: str) -> None:
-    response = daemon.post(path, model="tiny")
-    assert response.status_code == 501
-    assert "not available in this version" in error_of(response)
-
-
 # --- who may call ---------------------------------------------------------------------------------
 
 

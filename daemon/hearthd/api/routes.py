@@ -11,7 +11,7 @@ import msgspec
 from starlette.exceptions import HTTPException
 from starlette.routing import Route, Router
 
-from hearthd.api import about, blobs, chat, create, distribution, generate, later, models, pull, push
+from hearthd.api import about, blobs, chat, create, distribution, embed, generate, models, openai, pull, push
 from hearthd.api.exchange import Event, Exchange, Receive, Send
 from hearthd.api.guard import Guard
 from hearthd.api.services import Services
@@ -62,8 +62,9 @@ ROUTES = (
     route(("POST",), "/api/blobs/{digest}", blobs.upload),
     route(("POST",), "/api/pull", pull.pull),
     route(("POST",), "/api/push", push.push),
-    route(("POST",), "/api/embed", later.embed),
-    route(("POST",), "/api/embeddings", later.embed),
+    route(("POST",), "/api/embed", embed.embed),
+    route(("POST",), "/api/embeddings", embed.embeddings),
+    route(("POST",), "/v1/embeddings", openai.embeddings),
     route(("GET", "HEAD"), "/v2/", distribution.base),
     route(("GET", "HEAD"), "/v2/_catalog", distribution.catalog),
     route(("GET", "HEAD"), "/v2/{namespace}/{model}/tags/list", distribution.tags),
@@ -140,7 +141,9 @@ async def fail(exchange: Exchange, error: HearthError) -> None:
     failure = Failure(error=str(error))
     if exchange.gone or exchange.finished:
         return
-    if not exchange.started:
+    if not exchange.started and exchange.path.startswith(openai.PREFIX):
+        await openai.fail(exchange, error)
+    elif not exchange.started:
         await exchange.json(failure, error.status)
     elif exchange.is_stream:
         await exchange.end(msgspec.json.encode(failure) + b"\n")

@@ -93,6 +93,37 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     debug_render_only: bool = msgspec.field(default=False, name="_debug_render_only")
 
 
+class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """POST /api/embed."""
+
+    model: str = ""
+    name: str = ""
+    input: Any = None  # a string or a list of strings
+    truncate: bool = True
+    dimensions: int = 0
+    keep_alive: Any = None
+    options: dict[str, Any] = {}
+
+
+class EmbeddingRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """POST /api/embeddings."""
+
+    model: str = ""
+    name: str = ""
+    prompt: str = ""
+    keep_alive: Any = None
+    options: dict[str, Any] = {}
+
+
+class OpenAIEmbeddingRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """POST /v1/embeddings."""
+
+    model: str = ""
+    input: Any = None  # a string, a list of strings, token ids, or a list of lists of them
+    encoding_format: str = ""  # "float", "base64"; "": float
+    dimensions: int = 0
+
+
 class ShowRequest(msgspec.Struct, frozen=True, kw_only=True):
     """POST /api/show."""
 
@@ -275,6 +306,36 @@ class ChatResponse(Response, frozen=True):
     eval_duration: int = 0
     logprobs: list[Logprob] = []
     debug_info: DebugInfo | None = msgspec.field(default=None, name="_debug_info")
+
+
+class EmbedFigures(Response, frozen=True):
+    """What /api/embed says beside the model's name and the vectors, which are written piece by piece."""
+
+    total_duration: int = 0  # ns
+    load_duration: int = 0
+    prompt_eval_count: int = 0  # tokens of all texts
+
+
+class OpenAIError(msgspec.Struct, frozen=True):
+    """What went wrong, and what kind of error that is."""
+
+    message: str
+    type: str
+    param: None = None
+    code: None = None
+
+
+class OpenAIFailure(msgspec.Struct, frozen=True):
+    """Any failure of an endpoint under /v1/."""
+
+    error: OpenAIError
+
+
+class OpenAIUsage(msgspec.Struct, frozen=True):
+    """What an answer under /v1/ took."""
+
+    prompt_tokens: int
+    total_tokens: int
 
 
 class ModelDetails(Response, frozen=True):

@@ -22,16 +22,21 @@ from hearthd.engine.chunks import next_size
 from hearthd.engine.frames import Failed, Frame, Generate
 from hearthd.engine.grammar import GrammarError
 from hearthd.engine.preparation import Preparation
+from hearthd.engine.reading import Reading
 from hearthd.engine.resuming import MIN_READ, Resumed
 from hearthd.engine.sampler import Floats, NonFiniteLogits
 from hearthd.engine.sequence import RequestError, Sequence, Status
 from hearthd.engine.slots import Choice, Slot, choose, least, next_prefill, trades
-from hearthd.engine.tokens import Tokenizer, UnknownToken
+from hearthd.engine.tokens import EmptyText, TextTooLong, Tokenizer, UnknownToken
+from hearthd.engine.vectors import NonFiniteVector
 from hearthd.engine.window import PromptTooLong, num_dropped
 from hearthd.store.variant import VariantInfo
 
 SHARED_CHUNK = 64  # prompt tokens evaluated at once while others generate: what a stream may have to wait for
 MIN_RELEASED = 256  # positions: giving back the memory of fewer is not worth the calls
+
+
+REFUSALS = (RequestError, UnknownToken, PromptTooLong, GrammarError, NonFiniteVector, TextTooLong, EmptyText)
 
 
 class Device(Protocol):
@@ -63,6 +68,9 @@ class Device(Protocol):
 
     def prefill(self, slot: int, tokens: Tokens[int], past: int, *, last: bool) -> None:
         """Evaluates `tokens` at positions `past`.. of a slot; where they are the last, row 0 of `logits` is theirs."""
+
+    def read(self, slot: int, tokens: Tokens[int], past: int, num_rows: int) -> Floats:
+        """As `prefill`; the states (num_rows, hidden_size) of the last tokens, valid until the next call."""
 
     def decode(self, tokens: Tokens[int], pasts: Tokens[int]) -> None:
         """Evaluates one token in each of the first slots, at the positions `pasts`; row i is that of slot i."""
@@ -98,7 +106,7 @@ class Prompts(Protocol):
 
 def failure(request_id: int, error: Exception) -> Failed:
     """The frame that reports `error`; one that was not foreseen is also written to stderr."""
-    if isinstance(error, RequestError | UnknownToken | PromptTooLong | GrammarError):
+    if isinstance(error, REFUSALS):
         return Failed(request_id, str(error), 400)
     if isinstance(error, NonFiniteLogits):
         return Failed(request_id, str(error))
@@ -122,7 +130,7 @@ class Batch:
         self._prompts = prompts
         self._send = send
         self._frames: list[Frame] = []
-        self._waiting: deque[Sequence] = deque()
+        self._waiting: deque[Sequence | Reading] = deque()
         self._slots = [Slot(index, CachedTokens(device.tile)) for index in range(device.num_slots)]
         if resumed is not None:
             self._slots[0].cached.become(resumed.tokens, resumed.num_exact)
@@ -141,7 +149,7 @@ class Batch:
         except Exception as error:  # whatever a request provokes ends it alone
             self._send(failure(request.id, error))
 
-    def enter(self, sequence: Sequence) -> None:
+    def enter(self, sequence: Sequence | Reading) -> None:
         """Queues a prepared sequence."""
         self._waiting.append(sequence)
 
@@ -152,8 +160,11 @@ class Batch:
             if sequence.id == request_id:
                 if sequence in self._waiting:
                     self._waiting.remove(sequence)
-                self._finish(sequence, "cancel")
-                self._flush()
+                if isinstance(sequence, Sequence):
+                    self._finish(sequence, "cancel")
+                    self._flush()
+                else:
+                    self._leave(sequence)
                 return
 
     def trim(self) -> None:
@@ -206,10 +217,11 @@ class Batch:
 
     # a sequence's way
 
-    def _choice(self, sequence: Sequence) -> Choice | None:
-        return choose(self._slots, sequence.prompt, exact=sequence.reproducible)
+    def _choice(self, sequence: Sequence | Reading) -> Choice | None:
+        reads_all = isinstance(sequence, Reading) and sequence.reads_all
+        return choose(self._slots, [] if reads_all else sequence.prompt, exact=sequence.reproducible)
 
-    def _admit(self, sequence: Sequence, choice: Choice) -> None:
+    def _admit(self, sequence: Sequence | Reading, choice: Choice) -> None:
         found = self._saved(sequence, choice.num_reused)
         slot = choice.slot if found is None else least([slot for slot in self._slots if slot.sequence is None])
         slot.sequence = sequence
@@ -226,9 +238,9 @@ class Batch:
         if length - len(sequence.prompt) >= MIN_RELEASED:
             self._device.release(slot.index, len(sequence.prompt))
 
-    def _saved(self, sequence: Sequence, num_reused: int) -> Any:
+    def _saved(self, sequence: Sequence | Reading, num_reused: int) -> Any:
         """A saved prompt that is worth reading, or None."""
-        if self._prompts is None or len(sequence.prompt) < num_reused + MIN_READ:
+        if self._prompts is None or isinstance(sequence, Reading) or len(sequence.prompt) < num_reused + MIN_READ:
             return None
         found = self._prompts.longest(sequence.prompt, exact=sequence.reproducible, tile=self._device.tile)
         return found if found is not None and found.num_tokens >= num_reused + MIN_READ else None
@@ -250,13 +262,28 @@ class Batch:
         chunk = device.chunk if alone else min(SHARED_CHUNK, device.chunk)
         tokens = sequence.prompt[past : past + next_size(len(sequence.prompt) - past, chunk=chunk, tile=device.tile)]
         last = past + len(tokens) == len(sequence.prompt)
-        device.prefill(slot.index, tokens, past, last=last)
+        if isinstance(sequence, Reading):
+            sequence.take(device.read(slot.index, tokens, past, sequence.num_rows(len(tokens), last=last)), past)
+        else:
+            device.prefill(slot.index, tokens, past, last=last)
         slot.cached.extend(tokens)
         for other in prefilling:
             other.passed_over += len(tokens) if other is not slot else 0
-        if last:
-            sequence.begin_decode()
-            self._choose(slot, device.logits[0])
+        if not last:
+            return
+        if isinstance(sequence, Reading):
+            return self._end_text(sequence)
+        sequence.begin_decode()
+        self._choose(slot, device.logits[0])
+
+    def _end_text(self, reading: Reading) -> None:
+        """Its next text waits behind all who wait by now."""
+        reading.end_text()
+        if reading.finished:
+            self._frames.append(reading.answer())
+        else:
+            self._waiting.append(reading)
+        self._leave(reading)
 
     def _decode(self, decoding: list[Slot]) -> None:
         device = self._device
@@ -265,7 +292,7 @@ class Batch:
                 device.swap(slot.index, other.index)
                 slot.index, other.index = other.index, slot.index
         ready = sorted(decoding, key=lambda slot: slot.index) if len(decoding) > 1 else decoding
-        tokens = [slot.sequence.tokens[-1] for slot in ready if slot.sequence is not None]
+        tokens = [slot.sequence.tokens[-1] for slot in ready if isinstance(slot.sequence, Sequence)]
         device.decode(tokens, [len(slot.cached) for slot in ready])
         for row, slot in enumerate(ready):
             slot.cached.append(tokens[row])
@@ -273,14 +300,14 @@ class Batch:
 
     def _make_room(self, slot: Slot) -> None:
         """Drops the older half of a full window, but for its first tokens, as many as the request keeps."""
-        kept = slot.sequence.kept if slot.sequence is not None else 0
+        kept = slot.sequence.kept if isinstance(slot.sequence, Sequence) else 0
         count = num_dropped(kept, self._device.num_ctx)
         self._device.drop(slot.index, kept, count, len(slot.cached))
         slot.cached.drop(kept, count)
 
     def _choose(self, slot: Slot, logits: Floats) -> None:
         sequence = slot.sequence
-        assert sequence is not None
+        assert isinstance(sequence, Sequence)
         piece = sequence.advance(logits)
         if piece is not None:
             self._frames.append(piece)
@@ -294,7 +321,7 @@ class Batch:
         self._leave(sequence)
         self._frames.append(sequence.done())
 
-    def _leave(self, sequence: Sequence) -> None:
+    def _leave(self, sequence: Sequence | Reading) -> None:
         for slot in self._slots:
             if slot.sequence is sequence:
                 slot.sequence = None

@@ -117,7 +117,10 @@ class Tokenize(Frame, frozen=True):
 
 
 class Cancel(Frame, frozen=True):
-    """Stop request `id` within one step. A Generate is then answered by Done with reason "cancel", an Embed by nothing."""
+    """Stop request `id` within one step.
+
+    A Generate is then answered by Done with reason "cancel", an Embed not at all.
+    """
 
     id: int
 

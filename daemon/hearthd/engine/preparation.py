@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from hearthd.engine.frames import Generate
+from hearthd.engine.frames import Embed, Generate
 from hearthd.engine.grammar import Grammars
-from hearthd.engine.sequence import Sequence
-from hearthd.engine.tokens import Tokenizer
+from hearthd.engine.reading import Reading
+from hearthd.engine.sequence import RequestError, Sequence
+from hearthd.engine.tokens import Tokenizer, encode_all
 from hearthd.store.variant import VariantInfo
 
 
@@ -25,3 +26,13 @@ class Preparation:
         constraint = None if request.grammar is None else self._grammars.compile(request.grammar)
         sequence.prepare(self._tokenizer, self._info, num_ctx=self._num_ctx, shifts=self._shifts, constraint=constraint)
         return sequence
+
+    def reading(self, request: Embed) -> Reading:
+        """As `prepared`, for texts that become vectors. Raises RequestError, PromptTooLong or UnknownToken."""
+        info = self._info
+        if not info.has_hidden:
+            raise RequestError(
+                "this model was converted by a version that made no embeddings; remove it and create or pull it again"
+            )
+        texts = encode_all(self._tokenizer, request.texts, self._num_ctx, truncate=request.truncate)
+        return Reading(request, texts, info.hidden_size, info.pooling)

@@ -17,8 +17,22 @@ from queue import Empty, SimpleQueue
 
 from hearthd.engine.batch import Batch, failure
 from hearthd.engine.channel import Channel, Closed
-from hearthd.engine.frames import Cancel, Failed, Generate, Leave, Load, Ping, Pong, Tokenize, Tokens, Trim, Trimmed
+from hearthd.engine.frames import (
+    Cancel,
+    Embed,
+    Failed,
+    Generate,
+    Leave,
+    Load,
+    Ping,
+    Pong,
+    Tokenize,
+    Tokens,
+    Trim,
+    Trimmed,
+)
 from hearthd.engine.preparation import Preparation
+from hearthd.engine.reading import Reading
 from hearthd.engine.sequence import Sequence
 from hearthd.engine.tokens import Tokenizer
 from hearthd.engine.trimming import release_freed, resident_bytes, trim
@@ -29,7 +43,7 @@ WITHOUT_WEIGHTS = (
 )
 IDLE_S = 5.0  # until pages leave that a file can give again; the step that fetches them back takes 1 to 5 ms longer
 
-Work = Sequence | Failed | Cancel | Trim | Leave
+Work = Sequence | Reading | Failed | Cancel | Trim | Leave
 Inbox = SimpleQueue[Work]
 
 
@@ -62,15 +76,16 @@ class Intake:
         self._inbox = inbox
         self._underway: set[int] = set()
         self._cancelled: set[int] = set()
-        self._plain: SimpleQueue[Generate] = SimpleQueue()
-        self._constrained: SimpleQueue[Generate] = SimpleQueue()  # a costly schema holds up only its like
+        self._plain: SimpleQueue[Generate | Embed] = SimpleQueue()
+        self._constrained: SimpleQueue[Generate | Embed] = SimpleQueue()  # a costly schema holds up only its like
         for queue in (self._plain, self._constrained):
             start_thread(self._prepare, queue)
 
-    def put(self, request: Generate) -> None:
+    def put(self, request: Generate | Embed) -> None:
         """Has a request prepared; the thread that takes frames calls it."""
         self._underway.add(request.id)
-        (self._plain if request.grammar is None else self._constrained).put(request)
+        is_plain = isinstance(request, Embed) or request.grammar is None
+        (self._plain if is_plain else self._constrained).put(request)
 
     def cancel(self, request_id: int) -> bool:
         """Whether it is still being prepared; it is then cancelled when it arrives."""
@@ -86,13 +101,18 @@ class Intake:
         self._cancelled.discard(request_id)
         return was_cancelled
 
-    def _prepare(self, queue: SimpleQueue[Generate]) -> None:
+    def _prepare(self, queue: SimpleQueue[Generate | Embed]) -> None:
         while True:
             request = queue.get()
             try:
-                self._inbox.put(self._preparation.prepared(request))
+                self._inbox.put(self._prepared(request))
             except Exception as error:
                 self._inbox.put(failure(request.id, error))
+
+    def _prepared(self, request: Generate | Embed) -> Sequence | Reading:
+        if isinstance(request, Embed):
+            return self._preparation.reading(request)
+        return self._preparation.prepared(request)
 
 
 def serve(channel: Channel, batch: Batch, tokenizer: Tokenizer, num_ctx: int) -> None:
@@ -126,7 +146,7 @@ def serve_vocabulary(channel: Channel, tokenizer: Tokenizer, num_ctx: int) -> No
     """As `serve`, for a model without weights: it counts tokens and refuses the rest. Raises Closed."""
     inbox = Inbox()
 
-    def refuse(request: Generate) -> None:
+    def refuse(request: Generate | Embed) -> None:
         channel.send(Failed(request.id, WITHOUT_WEIGHTS, 400))
 
     start_thread(take_frames, channel, refuse, inbox, answering_texts(channel, tokenizer, num_ctx), Clock())
@@ -139,7 +159,7 @@ def serve_vocabulary(channel: Channel, tokenizer: Tokenizer, num_ctx: int) -> No
 def take(channel: Channel, batch: Batch, intake: Intake, work: Work) -> None:
     """Does what the inbox held. Raises Closed at Leave."""
     match work:
-        case Sequence():
+        case Sequence() | Reading():
             batch.enter(work)
             if intake.arrived(work.id):
                 batch.cancel(work.id)
@@ -160,13 +180,13 @@ def take(channel: Channel, batch: Batch, intake: Intake, work: Work) -> None:
 
 
 def take_frames(
-    channel: Channel, put: Callable[[Generate], None], inbox: Inbox, texts: SimpleQueue[Tokenize], clock: Clock
+    channel: Channel, put: Callable[[Generate | Embed], None], inbox: Inbox, texts: SimpleQueue[Tokenize], clock: Clock
 ) -> None:
     """Sorts what the daemon sends; ends the process when the daemon closes the socket."""
     try:
         while True:
             match frame := channel.receive():
-                case Generate():
+                case Generate() | Embed():
                     put(frame)
                 case Tokenize():
                     texts.put(frame)

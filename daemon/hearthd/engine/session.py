@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import onnxruntime as ort
 from numpy.typing import NDArray
 
 from hearthd.engine.chunks import next_size
@@ -18,16 +19,26 @@ from hearthd.store import variant
 from hearthd.store.variant import RopeInfo, VariantInfo
 
 KEPT_PREFILLS = 8  # bound steps of prompts
+ONLY_BOUND = ort.RunOptions()  # nothing is computed that no bound output needs: no logits for who wants states
+ONLY_BOUND.only_execute_path_to_fetches = True
 TILE = 32  # rows: a multiple of what kernels of x86 and Arm take at once
 
 
 class Step:
     """Bound inputs and outputs for `num_tokens` tokens at once in each of `num_slots` slots from `first_slot` on.
 
-    The last `num_rows` of all tokens give logits.
+    The last `num_rows` of all tokens give logits, or where `states` has a place for them, what the head would multiply.
     """
 
-    def __init__(self, session: Session, first_slot: int, num_slots: int, num_tokens: int, num_rows: int) -> None:
+    def __init__(
+        self,
+        session: Session,
+        first_slot: int,
+        num_slots: int,
+        num_tokens: int,
+        num_rows: int,
+        states: NDArray[np.float32] | None = None,
+    ) -> None:
         self._session = session.ort
         self._ids = np.zeros((num_slots, num_tokens), np.int64)
         self._seqlens_k = np.zeros(num_slots, np.int32)
@@ -39,7 +50,12 @@ class Step:
         self.binding = session.ort.io_binding()
         self._bind_inputs(session)
         self._bind_cache(session, first_slot, num_slots)
-        _bind(self.binding.bind_output, variant.LOGITS, session.logits[:num_rows])
+        if states is None:
+            self._options = None
+            _bind(self.binding.bind_output, variant.LOGITS, session.logits[:num_rows])
+        else:
+            self._options = ONLY_BOUND
+            _bind(self.binding.bind_output, variant.HIDDEN, states[:num_rows])
 
     def run(self, tokens: Sequence[Sequence[int]], pasts: Sequence[int]) -> None:
         """Evaluates the `tokens` of each slot at positions past, past + 1 .."""
@@ -58,7 +74,7 @@ class Step:
         for slot, past in enumerate(pasts):
             view[slot] = past + num_tokens - 1
         self._total_view[0] = max(pasts) + num_tokens
-        self._session.run_with_iobinding(self.binding)
+        self._session.run_with_iobinding(self.binding, self._options)
 
     def _bind_inputs(self, session: Session) -> None:
         inputs: dict[str, NDArray[np.generic]] = {
@@ -107,12 +123,20 @@ class Session:
         self.rotations = rotary_tables(info, num_ctx)
         self.logits = np.zeros((num_slots, info.vocab_size), np.float32)  # of the sequences of the last step
         self.chunk, self.tile = step_sizes(num_batch, provider)
-        self._prefills: dict[tuple[int, int, bool], Step] = {}
+        self._prefills: dict[tuple[int, int, int, bool], Step] = {}
+        self._states: NDArray[np.float32] | None = None  # of who wants them instead of logits
         self._decodes: dict[int, Step] = {1: Step(self, 0, 1, 1, 1)}
 
     def prefill(self, slot: int, tokens: Sequence[int], past: int, *, last: bool) -> None:
         """Evaluates `tokens` at positions past.. of a slot; where they are the last, `logits[0]` is the last one's."""
-        self._prefill_step(slot, len(tokens), last).run((tokens,), (past,))
+        self._prefill_step(slot, len(tokens), int(last)).run((tokens,), (past,))
+
+    def read(self, slot: int, tokens: Sequence[int], past: int, num_rows: int) -> NDArray[np.float32]:
+        """As `prefill`; the states (num_rows, hidden_size) of the last of `tokens`, valid until the next call."""
+        if self._states is None:
+            self._states = np.zeros((self.chunk, self.info.hidden_size), np.float32)
+        self._prefill_step(slot, len(tokens), num_rows, self._states).run((tokens,), (past,))
+        return self._states[:num_rows]
 
     def evaluate(self, tokens: Sequence[int], past: int = 0, slot: int = 0) -> NDArray[np.float32]:
         """All of `tokens` at positions past.. of a slot, in steps; the logits (V,) of the last, until the next call."""
@@ -171,10 +195,12 @@ class Session:
         del self.ort
         gc.collect()
 
-    def _prefill_step(self, slot: int, num_tokens: int, last: bool) -> Step:
+    def _prefill_step(
+        self, slot: int, num_tokens: int, num_rows: int, states: NDArray[np.float32] | None = None
+    ) -> Step:
         """A bound step; the shapes used last are kept, for binding one costs half a millisecond."""
-        key = (slot, num_tokens, last)
-        step = self._prefills.pop(key, None) or Step(self, slot, 1, num_tokens, int(last))
+        key = (slot, num_tokens, num_rows, states is not None)
+        step = self._prefills.pop(key, None) or Step(self, slot, 1, num_tokens, num_rows, states)
         self._prefills[key] = step
         if len(self._prefills) > KEPT_PREFILLS:
             del self._prefills[next(iter(self._prefills))]

@@ -6,6 +6,7 @@ from collections.abc import Sequence as Slots
 from dataclasses import dataclass
 
 from hearthd.engine.cached import CachedTokens
+from hearthd.engine.reading import Reading
 from hearthd.engine.sequence import Sequence
 
 COPIED_PER_EVALUATED = 16  # tokens copied from slot to slot for the price of one evaluated, memory counted in
@@ -17,7 +18,7 @@ class Slot:
 
     index: int  # in the KV cache; changes when slots trade places
     cached: CachedTokens
-    sequence: Sequence | None = None  # that it belongs to
+    sequence: Sequence | Reading | None = None  # that it belongs to
     used: int = 0  # when it was last given to a sequence: a running number
     passed_over: int = 0  # prompt tokens of other sequences evaluated since then
 

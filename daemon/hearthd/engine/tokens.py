@@ -19,8 +19,8 @@ SPACE = "\u2581"  # SentencePiece's visible space
 class UnknownToken(ValueError):
     """An id outside the vocabulary."""
 
-    def __init__(self, token: int, vocab_size: int) -> None:
-        super().__init__(f"context: token id {token} is not below the vocabulary size {vocab_size}")
+    def __init__(self, token: int, vocab_size: int, field: str = "context") -> None:
+        super().__init__(f"{field}: token id {token} is not below the vocabulary size {vocab_size}")
 
 
 def _byte_characters() -> dict[str, int]:
@@ -62,6 +62,20 @@ class _Steps(msgspec.Struct):
 _steps = msgspec.json.Decoder(_Steps)
 
 
+class EmptyText(ValueError):
+    """A text without a token, for a model that begins none with a token of its own."""
+
+    def __init__(self) -> None:
+        super().__init__("the input holds an empty text, of which this model can make no vector")
+
+
+class TextTooLong(ValueError):
+    """A text that is to be embedded whole exceeds what the model can read."""
+
+    def __init__(self) -> None:
+        super().__init__("the input length exceeds the context length")
+
+
 class Detokenizer:
     """Turns tokens into text one by one; keeps at most the three bytes of an unfinished character.
 
@@ -96,6 +110,8 @@ class Tokenizer:
             raise ValueError(f"{path}: not a readable tokenizer.json: {error}") from error
         self._bos_id = info.bos_id if info.add_bos else None
         self._eos_id = info.eos_ids[0] if info.add_eos and info.eos_ids else None
+        self._opening = [token for token in (info.bos_id, *info.eos_ids) if token is not None][:1]
+        self._num_framing: int = self._file.num_special_tokens_to_add(False)  # by the file's own post-processor
         self._vocab_size: int = self._file.get_vocab_size(with_added_tokens=True)
         self._added: dict[int, Any] = self._file.get_added_tokens_decoder()
         self._text_of = _byte_level if _mentions(steps.decoder, "ByteLevel") else _sentencepiece
@@ -145,6 +161,49 @@ class Tokenizer:
             if min(len(first), len(last)) > num_ctx:
                 return self._framed(first + last)
         return self.encode(text)
+
+    def encode_text(self, text: str, num_ctx: int, *, truncate: bool) -> list[int]:
+        """The ids of a text that is read for its meaning, framed as the model wants it, at most `num_ctx`.
+
+        A longer one loses its end, not its frame; without `truncate` it raises TextTooLong. Memory is bounded.
+        """
+        end = CHARACTERS_PER_TOKEN * num_ctx
+        if len(text) > 2 * end:
+            ids = self._framed_within(text[:end], num_ctx)
+            if ids is not None:
+                return _unless_cut(ids, truncate)
+        whole = self._framed_whole(text)
+        if len(whole) <= num_ctx:
+            return whole
+        return _unless_cut(self._framed_within(text, num_ctx) or whole[:num_ctx], truncate)
+
+    def _framed_whole(self, text: str) -> list[int]:
+        if not self._num_framing:
+            return self.encode(text)
+        return list(self._file.encode_batch_fast([text], add_special_tokens=True)[0].ids)
+
+    def _framed_within(self, text: str, num_ctx: int) -> list[int] | None:
+        """`num_ctx` ids, frame included, where the text has so many; else None."""
+        encoding = self._file.encode_batch_fast([text], add_special_tokens=False)[0]
+        num_frame = self._num_framing or len(self._framed(list(encoding.ids))) - len(encoding.ids)
+        if len(encoding.ids) + num_frame < num_ctx:
+            return None
+        encoding.truncate(max(0, num_ctx - num_frame))
+        if self._num_framing:
+            encoding = self._file.post_process(encoding, add_special_tokens=True)
+            return list(encoding.ids)
+        return self._framed(list(encoding.ids))
+
+    @property
+    def opening(self) -> list[int]:
+        """What stands for a text without any token; [] where the model has no such token."""
+        return self._opening
+
+    def check_ids(self, ids: Sequence[int]) -> None:
+        """Raises UnknownToken for an id outside the vocabulary."""
+        for token in ids:
+            if not 0 <= token < self._vocab_size:
+                raise UnknownToken(token, self._vocab_size, "input")
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes that `token` prints; none for special tokens and ids without a token."""
@@ -202,3 +261,30 @@ class Tokenizer:
         for token in ids:
             if not 0 <= token < self._vocab_size:
                 raise UnknownToken(token, self._vocab_size)
+
+
+def _unless_cut(ids: list[int], truncate: bool) -> list[int]:
+    if not truncate:
+        raise TextTooLong
+    return ids
+
+
+def encode_all(
+    tokenizer: Tokenizer, texts: Iterable[str | list[int]], num_ctx: int, *, truncate: bool
+) -> list[list[int]]:
+    """The ids of texts that are to become vectors, as `Tokenizer.encode_text` gives them; ids are taken as they are.
+
+    Raises TextTooLong, UnknownToken, and EmptyText.
+    """
+    return [_encoded(tokenizer, text, num_ctx, truncate) for text in texts]
+
+
+def _encoded(tokenizer: Tokenizer, text: str | list[int], num_ctx: int, truncate: bool) -> list[int]:
+    if isinstance(text, str):
+        ids = tokenizer.encode_text(text, num_ctx, truncate=truncate)
+    else:
+        tokenizer.check_ids(text)
+        ids = text if len(text) <= num_ctx else _unless_cut(text[:num_ctx], truncate)
+    if ids or tokenizer.opening:
+        return ids or tokenizer.opening
+    raise EmptyText

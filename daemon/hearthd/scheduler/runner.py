@@ -17,6 +17,8 @@ from hearthd.engine.frames import (
     PREFIX_BYTES,
     Cancel,
     Done,
+    Embed,
+    Embedded,
     Frame,
     FromRunner,
     Generate,
@@ -64,7 +66,7 @@ class Runner(Protocol):
 
     @property
     def num_answered(self) -> int:
-        """Generations that it brought to their end."""
+        """Requests that it brought to their end."""
 
     @property
     def pid(self) -> int:
@@ -72,6 +74,12 @@ class Runner(Protocol):
 
     def generate(self, request: Generate) -> AsyncGenerator[Piece | Done]:
         """Pieces and one Done. `request.id` is not looked at. Closing the generator cancels the request.
+
+        Raises RunnerDied, or another HearthError with the status that the runner gave.
+        """
+
+    async def embed(self, request: Embed) -> Embedded:
+        """A vector for each text. `request.id` is not looked at. Cancelling the task cancels the request.
 
         Raises RunnerDied, or another HearthError with the status that the runner gave.
         """
@@ -211,6 +219,18 @@ class ProcessRunner:
         finally:
             self._cancel(request.id)
 
+    async def embed(self, request: Embed) -> Embedded:
+        """As Runner.embed."""
+        request = structs.replace(request, id=next(self._ids))
+        answer = self._open(request.id, Embedded)
+        try:
+            self._send(request)
+            frame = await answer.take()
+            assert isinstance(frame, Embedded)
+            return frame
+        finally:
+            self._cancel(request.id)
+
     async def tokenize(self, text: str) -> list[int]:
         """As Runner.tokenize."""
         return (await self._ask(Tokenize(next(self._ids), text), Tokens)).ids
@@ -277,7 +297,7 @@ class ProcessRunner:
             return self._cancel(frame.id)
         if isinstance(frame, LAST):
             self._forget(frame.id)
-            self._num_answered += isinstance(frame, Done) and frame.reason != "cancel"
+            self._num_answered += isinstance(frame, Embedded) or (isinstance(frame, Done) and frame.reason != "cancel")
 
     # the end
 

@@ -41,6 +41,7 @@ class Echo:
         self.logits: Floats = np.zeros((num_slots, NUM_BYTES + 1), np.float32)
         self.dropped: list[tuple[int, int, int]] = []  # (kept, count, length) of each call
         self.fails = False
+        self.rows_wanted: list[int] = []  # of each call of read
         self._ends: dict[int, int] = {}  # id of a slot's list -> the length of its prompt
 
     @property
@@ -69,6 +70,14 @@ class Echo:
         if last:
             self._ends[id(held)] = len(held)
             self._aim(0, held)
+
+    def read(self, slot: int, tokens: Sequence[int], past: int, num_rows: int) -> Floats:
+        """States of each token: itself, its position, 1."""
+        self.prefill(slot, tokens, past, last=False)
+        self.rows_wanted.append(num_rows)
+        states = np.array([[token, past + place, 1] for place, token in enumerate(tokens)], np.float32)
+        states[:] = np.nan if self.fails else states
+        return states[len(tokens) - num_rows :]
 
     def decode(self, tokens: Sequence[int], pasts: Sequence[int]) -> None:
         self.calls.append(("decode", len(tokens)))

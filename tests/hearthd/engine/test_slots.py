@@ -74,7 +74,7 @@ def test_a_reproducible_request_takes_whole_tiles_only() -> None:
 
 def prompt_slot(index: int, length: int, done: int, passed_over: int = 0) -> Slot:
     place = slot(index, list(range(done)), index, busy=True)
-    assert place.sequence is not None
+    assert isinstance(place.sequence, Sequence)
     place.sequence.prompt = list(range(length))
     place.passed_over = passed_over
     return place

@@ -12,7 +12,7 @@ from typing import Any
 
 import uvloop
 
-from hearthd.engine.frames import Done, Generate, Load, Loaded, Piece
+from hearthd.engine.frames import Done, Embed, Embedded, Generate, Load, Loaded, Piece
 from hearthd.errors import HearthError, LoadFailed
 from hearthd.scheduler.lease import Lease, LoadOptions
 from hearthd.scheduler.scheduler import Scheduler
@@ -100,6 +100,10 @@ class ToyRunner:
     async def generate(self, request: Generate) -> AsyncGenerator[Piece | Done]:
         self.num_answered += 1
         yield Done(0, "stop", 1, 0, 1, 1, 1)
+
+    async def embed(self, request: Embed) -> Embedded:
+        self.num_answered += 1
+        return Embedded(0, bytes(4 * len(request.texts)), 1, len(request.texts), 1)
 
     async def tokenize(self, text: str) -> list[int]:
         return [1]
