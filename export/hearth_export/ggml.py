@@ -11,28 +11,27 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from hearth_export import fp4, iquants, ternary
+from hearth_export.blocks import Blocks, Bytes, Floats, fields, finish, half, nibbles, split
 from hearth_export.errors import BadCheckpoint, UnsupportedModel
 
-Bytes = NDArray[np.uint8]
-Floats = NDArray[np.float32]
+__all__ = [
+    "BLOCK_TYPES",
+    "BLOCK_TYPES_BY_ID",
+    "FLOAT_TYPES",
+    "BlockType",
+    "Blocks",
+    "Bytes",
+    "Floats",
+    "dequantize",
+    "float_rows",
+    "quantize_rows",
+]
 
 # values of the non-linear 4 bit types, from `kvalues_iq4nl` in ggml's ggml-common.h
 IQ4_VALUES = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 _IQ4_CODES = (np.array(IQ4_VALUES, np.int16) + 128).astype(np.uint8)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Blocks:
-    """W[r, k] = (q[r, k] - centre) * scale[r, k // block] + offset[r, k // block], in float32."""
-
-    q: Bytes  # (rows, K)
-    centre: int  # 8 or 128: 1 << (bits - 1)
-    scale: Floats  # (rows, K // block)
-    offset: Floats | None  # (rows, K // block); None means 0
-    bits: int  # 4 or 8: what q needs as an unsigned code
-    block: int  # 16 or 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,41 +126,6 @@ def _symmetric_scale(grouped: Floats, bits: int) -> Floats:
     raise ValueError(f"{bits} bit codes are neither 4 nor 8")
 
 
-# -- pieces of the unpackers; `b` is (rows, blocks a row, bytes a block) ---------------------------------------------
-
-
-def _split(raw: Bytes, num_bytes: int) -> Bytes:
-    return np.ascontiguousarray(raw).reshape(raw.shape[0], -1, num_bytes)
-
-
-def _half(b: Bytes, at: int) -> Floats:
-    """The float16 at byte `at` of every block, (rows, blocks) float32."""
-    return np.ascontiguousarray(b[:, :, at : at + 2]).view(np.float16)[:, :, 0].astype(np.float32)
-
-
-def _fields(packed: Bytes, width: int) -> Bytes:
-    """Bit fields of `width` bits, lowest first: (..., n) -> (..., 8 // width, n)."""
-    shifts = np.arange(0, 8, width, dtype=np.uint8)[:, None]
-    return (packed[..., None, :] >> shifts) & np.uint8((1 << width) - 1)
-
-
-def _nibbles(packed: Bytes) -> Bytes:
-    """(rows, blocks, n) -> (rows, blocks, 2 n): the low nibbles of all n bytes, then the high ones."""
-    return _fields(packed, 4).reshape(*packed.shape[:2], -1)
-
-
-def _finish(q: Bytes, bits: int, scale: Floats, offset: Floats | None, block: int) -> Blocks:
-    rows = q.shape[0]
-    return Blocks(
-        q=q.reshape(rows, -1),
-        centre=1 << (bits - 1),
-        scale=np.ascontiguousarray(scale).reshape(rows, -1),
-        offset=None if offset is None else np.ascontiguousarray(offset).reshape(rows, -1),
-        bits=bits,
-        block=block,
-    )
-
-
 def _high_bits(b: Bytes, at: int) -> Bytes:
     """The fifth bits of a Q5_0 or Q5_1 block: (rows, blocks, 32), 0 or 16."""
     return np.unpackbits(b[:, :, at : at + 4], axis=2, bitorder="little") << np.uint8(4)
@@ -171,64 +135,64 @@ def _high_bits(b: Bytes, at: int) -> Bytes:
 
 
 def _q4_0(raw: Bytes) -> Blocks:
-    b = _split(raw, 18)
-    return _finish(_nibbles(b[:, :, 2:]), 4, _half(b, 0), None, 32)
+    b = split(raw, 18)
+    return finish(nibbles(b[:, :, 2:]), 4, half(b, 0), None, 32)
 
 
 def _q4_1(raw: Bytes) -> Blocks:
-    b = _split(raw, 20)
-    d, m = _half(b, 0), _half(b, 2)
-    return _finish(_nibbles(b[:, :, 4:]), 4, d, m + 8 * d, 32)
+    b = split(raw, 20)
+    d, m = half(b, 0), half(b, 2)
+    return finish(nibbles(b[:, :, 4:]), 4, d, m + 8 * d, 32)
 
 
 def _q5_0(raw: Bytes) -> Blocks:
-    b = _split(raw, 22)
-    q = _nibbles(b[:, :, 6:]) | _high_bits(b, 2)
-    return _finish(q + np.uint8(128 - 16), 8, _half(b, 0), None, 32)
+    b = split(raw, 22)
+    q = nibbles(b[:, :, 6:]) | _high_bits(b, 2)
+    return finish(q + np.uint8(128 - 16), 8, half(b, 0), None, 32)
 
 
 def _q5_1(raw: Bytes) -> Blocks:
-    b = _split(raw, 24)
-    d, m = _half(b, 0), _half(b, 2)
-    q = _nibbles(b[:, :, 8:]) | _high_bits(b, 4)
-    return _finish(q + np.uint8(128 - 16), 8, d, m + 16 * d, 32)
+    b = split(raw, 24)
+    d, m = half(b, 0), half(b, 2)
+    q = nibbles(b[:, :, 8:]) | _high_bits(b, 4)
+    return finish(q + np.uint8(128 - 16), 8, d, m + 16 * d, 32)
 
 
 def _q8_0(raw: Bytes) -> Blocks:
-    b = _split(raw, 34)
-    return _finish(b[:, :, 2:] ^ np.uint8(0x80), 8, _half(b, 0), None, 32)
+    b = split(raw, 34)
+    return finish(b[:, :, 2:] ^ np.uint8(0x80), 8, half(b, 0), None, 32)
 
 
 def _iq4_nl(raw: Bytes) -> Blocks:
-    b = _split(raw, 18)
-    return _finish(_IQ4_CODES[_nibbles(b[:, :, 2:])], 8, _half(b, 0), None, 32)
+    b = split(raw, 18)
+    return finish(_IQ4_CODES[nibbles(b[:, :, 2:])], 8, half(b, 0), None, 32)
 
 
 # -- the 256-element types -------------------------------------------------------------------------------------------
 
 
 def _q2_k(raw: Bytes) -> Blocks:
-    b = _split(raw, 84)
+    b = split(raw, 84)
     rows, num = b.shape[:2]
-    scales, q = b[:, :, :16], _fields(b[:, :, 16:80].reshape(rows, num, 2, 32), 2)
-    scale = _half(b, 80)[:, :, None] * (scales & np.uint8(0x0F)).astype(np.float32)
-    low = _half(b, 82)[:, :, None] * (scales >> np.uint8(4)).astype(np.float32)
-    return _finish(q + np.uint8(8 - 2), 4, scale, 2 * scale - low, 16)
+    scales, q = b[:, :, :16], fields(b[:, :, 16:80].reshape(rows, num, 2, 32), 2)
+    scale = half(b, 80)[:, :, None] * (scales & np.uint8(0x0F)).astype(np.float32)
+    low = half(b, 82)[:, :, None] * (scales >> np.uint8(4)).astype(np.float32)
+    return finish(q + np.uint8(8 - 2), 4, scale, 2 * scale - low, 16)
 
 
 def _q3_k(raw: Bytes) -> Blocks:
-    b = _split(raw, 110)
+    b = split(raw, 110)
     rows, num = b.shape[:2]
-    low = _fields(b[:, :, 32:96].reshape(rows, num, 2, 32), 2).reshape(rows, num, 256)
-    high = _fields(b[:, :, :32], 1).reshape(rows, num, 256)  # a set bit means that 4 is not subtracted
-    scale = _half(b, 108)[:, :, None] * (_q3_k_scales(b[:, :, 96:108]).astype(np.float32) - 32)
-    return _finish((low | (high << np.uint8(2))) + np.uint8(8 - 4), 4, scale, None, 16)
+    low = fields(b[:, :, 32:96].reshape(rows, num, 2, 32), 2).reshape(rows, num, 256)
+    high = fields(b[:, :, :32], 1).reshape(rows, num, 256)  # a set bit means that 4 is not subtracted
+    scale = half(b, 108)[:, :, None] * (_q3_k_scales(b[:, :, 96:108]).astype(np.float32) - 32)
+    return finish((low | (high << np.uint8(2))) + np.uint8(8 - 4), 4, scale, None, 16)
 
 
 def _q3_k_scales(packed: Bytes) -> Bytes:
     """(rows, blocks, 12) -> (rows, blocks, 16): 8 bytes hold the low nibbles, 4 bytes the two high bits."""
-    low = _nibbles(packed[:, :, :8])
-    high = _fields(packed[:, :, 8:], 2).reshape(low.shape)
+    low = nibbles(packed[:, :, :8])
+    high = fields(packed[:, :, 8:], 2).reshape(low.shape)
     return low | (high << np.uint8(4))
 
 
@@ -242,39 +206,39 @@ def _k_scales(packed: Bytes) -> tuple[Floats, Floats]:
 
 
 def _q4_k(raw: Bytes) -> Blocks:
-    b = _split(raw, 144)
+    b = split(raw, 144)
     rows, num = b.shape[:2]
     scales, minima = _k_scales(b[:, :, 4:16])
-    scale, low = _half(b, 0)[:, :, None] * scales, _half(b, 2)[:, :, None] * minima
-    return _finish(_fields(b[:, :, 16:].reshape(rows, num, 4, 32), 4), 4, scale, 8 * scale - low, 32)
+    scale, low = half(b, 0)[:, :, None] * scales, half(b, 2)[:, :, None] * minima
+    return finish(fields(b[:, :, 16:].reshape(rows, num, 4, 32), 4), 4, scale, 8 * scale - low, 32)
 
 
 def _q5_k(raw: Bytes) -> Blocks:
-    b = _split(raw, 176)
+    b = split(raw, 176)
     rows, num = b.shape[:2]
     scales, minima = _k_scales(b[:, :, 4:16])
-    scale, low = _half(b, 0)[:, :, None] * scales, _half(b, 2)[:, :, None] * minima
-    q = _fields(b[:, :, 48:].reshape(rows, num, 4, 32), 4).reshape(rows, num, 8, 32)
-    q = (q | (_fields(b[:, :, 16:48], 1) << np.uint8(4))) + np.uint8(128 - 16)
-    return _finish(q, 8, scale, 16 * scale - low, 32)
+    scale, low = half(b, 0)[:, :, None] * scales, half(b, 2)[:, :, None] * minima
+    q = fields(b[:, :, 48:].reshape(rows, num, 4, 32), 4).reshape(rows, num, 8, 32)
+    q = (q | (fields(b[:, :, 16:48], 1) << np.uint8(4))) + np.uint8(128 - 16)
+    return finish(q, 8, scale, 16 * scale - low, 32)
 
 
 def _q6_k(raw: Bytes) -> Blocks:
-    b = _split(raw, 210)
+    b = split(raw, 210)
     rows, num = b.shape[:2]
-    low = _fields(b[:, :, :128].reshape(rows, num, 2, 64), 4).reshape(rows, num, 256)
-    high = _fields(b[:, :, 128:192].reshape(rows, num, 2, 32), 2).reshape(rows, num, 256)
-    scale = _half(b, 208)[:, :, None] * b[:, :, 192:208].view(np.int8).astype(np.float32)
-    return _finish((low | (high << np.uint8(4))) + np.uint8(128 - 32), 8, scale, None, 16)
+    low = fields(b[:, :, :128].reshape(rows, num, 2, 64), 4).reshape(rows, num, 256)
+    high = fields(b[:, :, 128:192].reshape(rows, num, 2, 32), 2).reshape(rows, num, 256)
+    scale = half(b, 208)[:, :, None] * b[:, :, 192:208].view(np.int8).astype(np.float32)
+    return finish((low | (high << np.uint8(4))) + np.uint8(128 - 32), 8, scale, None, 16)
 
 
 def _iq4_xs(raw: Bytes) -> Blocks:
-    b = _split(raw, 136)
+    b = split(raw, 136)
     rows, num = b.shape[:2]
-    low = _fields(b[:, :, 4:8, None], 4).reshape(rows, num, 8)
-    high = _fields(b[:, :, 2:4, None], 2).reshape(rows, num, 8)
-    scale = _half(b, 0)[:, :, None] * ((low | (high << np.uint8(4))).astype(np.float32) - 32)
-    return _finish(_IQ4_CODES[_fields(b[:, :, 8:].reshape(rows, num, 8, 16), 4)], 8, scale, None, 32)
+    low = fields(b[:, :, 4:8, None], 4).reshape(rows, num, 8)
+    high = fields(b[:, :, 2:4, None], 2).reshape(rows, num, 8)
+    scale = half(b, 0)[:, :, None] * ((low | (high << np.uint8(4))).astype(np.float32) - 32)
+    return finish(_IQ4_CODES[fields(b[:, :, 8:].reshape(rows, num, 8, 16), 4)], 8, scale, None, 32)
 
 
 def _rounded(type_name: str) -> Callable[[Bytes], Blocks]:
@@ -297,25 +261,26 @@ _ROWS = (
     BlockType("Q5_K", 13, 256, 176, _q5_k),
     BlockType("Q6_K", 14, 256, 210, _q6_k),
     BlockType("Q8_K", 15, 256, 292),
-    BlockType("IQ2_XXS", 16, 256, 66),
-    BlockType("IQ2_XS", 17, 256, 74),
-    BlockType("IQ3_XXS", 18, 256, 98),
-    BlockType("IQ1_S", 19, 256, 50),
+    BlockType("IQ2_XXS", 16, 256, 66, iquants.iq2_xxs),
+    BlockType("IQ2_XS", 17, 256, 74, iquants.iq2_xs),
+    BlockType("IQ3_XXS", 18, 256, 98, iquants.iq3_xxs),
+    BlockType("IQ1_S", 19, 256, 50, iquants.iq1_s),
     BlockType("IQ4_NL", 20, 32, 18, _iq4_nl),
-    BlockType("IQ3_S", 21, 256, 110),
-    BlockType("IQ2_S", 22, 256, 82),
+    BlockType("IQ3_S", 21, 256, 110, iquants.iq3_s),
+    BlockType("IQ2_S", 22, 256, 82, iquants.iq2_s),
     BlockType("IQ4_XS", 23, 256, 136, _iq4_xs),
     BlockType("I8", 24, 1, 1),
     BlockType("I16", 25, 1, 2),
     BlockType("I32", 26, 1, 4),
     BlockType("I64", 27, 1, 8),
     BlockType("F64", 28, 1, 8),
-    BlockType("IQ1_M", 29, 256, 56),
+    BlockType("IQ1_M", 29, 256, 56, iquants.iq1_m),
     BlockType("BF16", 30, 1, 2, _rounded("BF16")),
-    BlockType("TQ1_0", 34, 256, 54),
-    BlockType("TQ2_0", 35, 256, 66),
-    BlockType("MXFP4", 39, 32, 17),
-    BlockType("NVFP4", 40, 64, 36),
+    BlockType("TQ1_0", 34, 256, 54, ternary.tq1_0),
+    BlockType("TQ2_0", 35, 256, 66, ternary.tq2_0),
+    BlockType("MXFP4", 39, 32, 17, fp4.mxfp4),
+    BlockType("NVFP4", 40, 64, 36, fp4.nvfp4),
+    BlockType("Q1_0", 41, 128, 18, ternary.q1_0),
 )
 BLOCK_TYPES: dict[str, BlockType] = {row.name: row for row in _ROWS}
 BLOCK_TYPES_BY_ID: dict[int, BlockType] = {row.type_id: row for row in _ROWS}

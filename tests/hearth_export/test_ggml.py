@@ -8,9 +8,11 @@ from numpy.typing import NDArray
 
 from hearth_export.errors import BadCheckpoint, UnsupportedModel
 from hearth_export.ggml import BLOCK_TYPES, FLOAT_TYPES, Blocks, dequantize, float_rows, quantize_rows
-from tests.hearth_export.random_blocks import SCALES
+from hearth_export.iquant_grids import grid
+from tests.hearth_export.random_blocks import SCALES, dequantized, set_scale
 
-AFFINE = ("Q4_1", "Q5_1", "Q2_K", "Q4_K", "Q5_K")
+AFFINE = ("Q4_1", "Q5_1", "Q2_K", "Q4_K", "Q5_K", "IQ1_S", "IQ3_S")
+EXACT_OFFSETS = ("IQ1_S", "IQ3_S")  # whose offsets are short fractions of the scales
 HOLDERS = {
     "Q4_0": (4, 32),
     "Q4_1": (4, 32),
@@ -24,27 +26,39 @@ HOLDERS = {
     "Q6_K": (8, 16),
     "IQ4_NL": (8, 32),
     "IQ4_XS": (8, 32),
+    "IQ1_S": (4, 32),
+    "IQ1_M": (8, 16),
+    "IQ2_XXS": (8, 32),
+    "IQ2_XS": (8, 16),
+    "IQ2_S": (8, 16),
+    "IQ3_XXS": (8, 32),
+    "IQ3_S": (4, 32),
+    "TQ1_0": (4, 256),
+    "TQ2_0": (4, 256),
+    "Q1_0": (4, 128),
+    "MXFP4": (8, 32),
+    "NVFP4": (8, 16),
 }
 
 
 def random_rows(name: str, rows: int = 7, blocks: int = 5) -> NDArray[np.uint8]:
-    """Random block bytes whose float16 scales lie in 2**-9 .. 2**-1, either sign."""
+    """Random block bytes whose scales lie in 2**-9 .. 2**-1, either sign where the type has one."""
     rng = np.random.default_rng(sum(map(ord, name)))
     raw = rng.integers(0, 256, (rows, blocks, BLOCK_TYPES[name].num_bytes), np.uint8)
-    for at in SCALES[name]:
-        magnitude = np.exp2(rng.uniform(-9, -1, (rows, blocks))) * rng.choice([-1, 1], (rows, blocks))
-        raw[:, :, at : at + 2] = magnitude.astype(np.float16)[:, :, None].view(np.uint8)
+    for at in SCALES[name][1:]:
+        raw[:, :, at : at + 2] = random_scales(rng, (rows, blocks)).astype(np.float16)[:, :, None].view(np.uint8)
+    set_scale(name, raw, random_scales(rng, (rows, blocks)))
     return raw.reshape(rows, -1)
 
 
-def oracle(name: str, raw: NDArray[np.uint8]) -> NDArray[np.float32]:
-    return np.asarray(quants.dequantize(raw, gguf.GGMLQuantizationType[name]), np.float32)
+def random_scales(rng: np.random.Generator, shape: tuple[int, int]) -> NDArray[np.float64]:
+    return np.exp2(rng.uniform(-9, -1, shape)) * rng.choice([-1, 1], shape)
 
 
 @pytest.mark.parametrize("name", [name for name in SCALES if name not in AFFINE])
 def test_symmetric_type_is_bit_identical_to_the_reference(name: str) -> None:
     raw = random_rows(name)
-    np.testing.assert_array_equal(dequantize(BLOCK_TYPES[name].unpack(raw)), oracle(name, raw))
+    np.testing.assert_array_equal(dequantize(BLOCK_TYPES[name].unpack(raw)), dequantized(name, raw))
 
 
 @pytest.mark.parametrize("name", AFFINE)
@@ -53,15 +67,15 @@ def test_affine_type_equals_the_reference_within_one_rounding_of_the_offset(name
     blocks = BLOCK_TYPES[name].unpack(raw)
     assert blocks.offset is not None
     limit = np.spacing(np.repeat(np.abs(blocks.offset), blocks.block, axis=1))
-    expected = oracle(name, raw)
+    expected = dequantized(name, raw)
     assert (np.abs(dequantize(blocks) - expected) <= np.maximum(limit, np.spacing(np.abs(expected)))).all()
     assert (dequantize(blocks) == expected).mean() > 0.9
 
 
-@pytest.mark.parametrize("name", ["Q4_1", "Q5_1"])
+@pytest.mark.parametrize("name", ["Q4_1", "Q5_1", *EXACT_OFFSETS])
 def test_affine_type_with_scales_of_like_size_is_bit_identical_to_the_reference(name: str) -> None:
     raw = random_rows(name)
-    np.testing.assert_array_equal(dequantize(BLOCK_TYPES[name].unpack(raw)), oracle(name, raw))
+    np.testing.assert_array_equal(dequantize(BLOCK_TYPES[name].unpack(raw)), dequantized(name, raw))
 
 
 @pytest.mark.parametrize("name", HOLDERS)
@@ -92,7 +106,7 @@ def test_type_without_unpacker_is_refused_naming_it(name: str) -> None:
         BLOCK_TYPES[name].unpack(raw)
 
 
-@pytest.mark.parametrize("name", SCALES)
+@pytest.mark.parametrize("name", [name for name in SCALES if SCALES[name]])
 def test_scale_that_is_not_finite_is_refused_naming_the_row(name: str) -> None:
     raw = random_rows(name)
     num_bytes = BLOCK_TYPES[name].num_bytes
@@ -102,12 +116,40 @@ def test_scale_that_is_not_finite_is_refused_naming_the_row(name: str) -> None:
         BLOCK_TYPES[name].unpack(raw)
 
 
+def test_scale_whose_pieces_make_an_infinity_is_refused_naming_the_row() -> None:
+    raw = random_rows("IQ1_M").reshape(7, 5, -1)
+    set_scale("IQ1_M", raw[3:4, 2:3], np.array([[np.inf]]))
+    with pytest.raises(BadCheckpoint, match=r"row 3 block 32 of type IQ1_M has the scale inf"):
+        BLOCK_TYPES["IQ1_M"].unpack(raw.reshape(7, -1))
+
+
+def test_power_of_two_that_means_no_number_is_refused_naming_the_row() -> None:
+    raw = random_rows("MXFP4").reshape(7, 5, -1)
+    raw[3, 2, 0] = 255
+    with pytest.raises(BadCheckpoint, match=r"row 3 block 2 of type MXFP4 has the scale nan"):
+        BLOCK_TYPES["MXFP4"].unpack(raw.reshape(7, -1))
+
+
+@pytest.mark.parametrize(("name", "powers"), [("MXFP4", 252), ("NVFP4", 256)])
+def test_every_scale_of_one_byte_is_bit_identical_to_the_reference(name: str, powers: int) -> None:
+    raw = np.random.default_rng(5).integers(0, 256, (powers, BLOCK_TYPES[name].num_bytes), np.uint8)
+    raw[:, : 4 if name == "NVFP4" else 1] = np.arange(powers, dtype=np.uint8)[:, None]
+    np.testing.assert_array_equal(dequantize(BLOCK_TYPES[name].unpack(raw)), dequantized(name, raw))
+
+
+@pytest.mark.parametrize("name", ["IQ1_S", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"])
+def test_codebook_is_that_of_the_gguf_package(name: str) -> None:
+    kind = getattr(quants, name)
+    kind.init_grid()
+    np.testing.assert_array_equal(grid(name), kind.grid.reshape(kind.grid_shape))
+
+
 @pytest.mark.parametrize("name", sorted(FLOAT_TYPES))
 def test_float_rows_are_bit_identical_to_the_reference(name: str) -> None:
     rng = np.random.default_rng(1)
     values = rng.normal(size=(3, 64)).astype(np.float32)
     raw = np.asarray(quants.quantize(values, gguf.GGMLQuantizationType[name])).view(np.uint8)
-    np.testing.assert_array_equal(float_rows(raw, name), oracle(name, raw).reshape(3, 64))
+    np.testing.assert_array_equal(float_rows(raw, name), dequantized(name, raw).reshape(3, 64))
 
 
 def test_float_rows_refuse_a_quantized_type() -> None:
