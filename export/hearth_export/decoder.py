@@ -14,7 +14,7 @@ import numpy as np
 from hearth_export.errors import BadCheckpoint, UnsupportedModel
 from hearth_export.ggml import FLOAT_TYPES, Floats, float_rows
 from hearth_export.graph import MICROSOFT, Graph, Region
-from hearth_export.linear import multiply
+from hearth_export.linear import gather, multiply
 from hearth_export.precision import Goal, Layout
 from hearth_export.quantize import (
     Matrix,
@@ -59,17 +59,7 @@ class Decoder:
         """Appends all nodes."""
         self._inputs()
         embedding = self._embedding()
-        hidden, residual = variant.INPUT_IDS, ""
-        hidden = self.graph.node(
-            "GatherBlockQuantized",
-            "embedding",
-            ["embedding.codes", variant.INPUT_IDS, "embedding.scales"],
-            domain=MICROSOFT,
-            bits=8,
-            block_size=embedding.layout.block,
-            gather_axis=0,
-            quantize_axis=1,
-        )
+        hidden, residual = gather(self.graph, "embedding", variant.INPUT_IDS, embedding), ""
         for layer in range(self.spec.num_layers):
             hidden, residual = self._layer(layer, hidden, residual)
         self._head(embedding, hidden, residual)
@@ -109,13 +99,9 @@ class Decoder:
 
     def _embedding(self) -> Matrix:
         part = Part("token_embd.weight", self.spec.vocab_size)
-        layout = plan_embedding_layout(self.tensors, part, self.spec.hidden_size)
+        layout = plan_embedding_layout(self.tensors, part, self.spec.hidden_size, self.goal)
         self._note(part, layout)
-        matrix = self._plan("embedding", (part,), layout)
-        shape = [self.spec.vocab_size, self.spec.hidden_size]
-        self.graph.external("embedding.codes", "uint8", shape, matrix.codes)
-        self.graph.external("embedding.scales", "float32", [shape[0], layout.num_blocks], matrix.scales)
-        return matrix
+        return self._plan("embedding", (part,), layout)
 
     def _layer(self, layer: int, hidden: str, residual: str) -> tuple[str, str]:
         """One decoder layer; what it adds and the residual it is to be added to."""
@@ -179,7 +165,8 @@ class Decoder:
             multiply(graph, variant.LOGITS, normed, embedding)
             return
         part = Part("output.weight", spec.vocab_size)
-        layout = plan_layout(self.tensors, part, spec.hidden_size, HEAD_GOAL)
+        goal = Goal.FLOAT if self.goal is Goal.FLOAT else HEAD_GOAL
+        layout = plan_layout(self.tensors, part, spec.hidden_size, goal)
         self._note(part, layout)
         self._linear(variant.LOGITS, normed, (part,), layout)
 

@@ -11,6 +11,8 @@ ACCURACY_INT8 = 4  # MatMulNBits quantizes activations to int8; its float path i
 
 def multiply(graph: Graph, name: str, x: str, matrix: Matrix, bias: str = "") -> str:
     """x @ W.T (+ bias) as the value `name`; x is (.., K), the result (.., N)."""
+    if matrix.layout.holder is Holder.FLOAT:
+        return _floats(graph, name, x, matrix, bias)
     product = _codes(graph, f"{name}.codes_only" if matrix.offsets else name, name, x, matrix, bias)
     if matrix.offsets is None:
         return product
@@ -19,6 +21,33 @@ def multiply(graph: Graph, name: str, x: str, matrix: Matrix, bias: str = "") ->
     means = _means(graph, x, matrix.layout.block)
     term = graph.node("FusedMatMul", f"{name}.offset_term", [means, offsets], domain=MICROSOFT, transB=1)
     return graph.node("Add", name, [product, term])
+
+
+def _floats(graph: Graph, name: str, x: str, matrix: Matrix, bias: str) -> str:
+    weights = graph.external(f"{name}.weights", "float32", [matrix.num_outputs, matrix.layout.num_inputs], matrix.codes)
+    product = f"{name}.weights_only" if bias else name
+    graph.node("FusedMatMul", product, [x, weights], domain=MICROSOFT, transB=1)
+    return graph.node("Add", name, [product, bias]) if bias else product
+
+
+def gather(graph: Graph, name: str, ids: str, matrix: Matrix) -> str:
+    """The rows `ids` (..) of a matrix, (.., K), as the value `name`; its initializers are named after the matrix."""
+    layout, rows = matrix.layout, matrix.num_outputs
+    if layout.holder is Holder.FLOAT:
+        weights = graph.external(f"{matrix.name}.weights", "float32", [rows, layout.num_inputs], matrix.codes)
+        return graph.node("Gather", name, [weights, ids], axis=0)
+    codes = graph.external(f"{matrix.name}.codes", "uint8", [rows, layout.num_inputs], matrix.codes)
+    scales = graph.external(f"{matrix.name}.scales", "float32", [rows, layout.num_blocks], matrix.scales)
+    return graph.node(
+        "GatherBlockQuantized",
+        name,
+        [codes, ids, scales],
+        domain=MICROSOFT,
+        bits=8,
+        block_size=layout.block,
+        gather_axis=0,
+        quantize_axis=1,
+    )
 
 
 def _codes(graph: Graph, output: str, name: str, x: str, matrix: Matrix, bias: str) -> str:

@@ -14,6 +14,7 @@ from hearth_export.graph import Graph
 from hearth_export.kvgraph import check_attention, with_int8_cache
 from hearth_export.precision import Goal
 from hearth_export.progress import Progress
+from hearth_export.quantize import Matrix
 from hearth_export.readers.gguf import GGUF, open_gguf
 from hearth_export.source import describe, parameter_count
 from hearth_export.spec import EncoderSpec, ModelSpec, Rope, read_spec
@@ -108,9 +109,8 @@ def _write_source(stage: Path, root: Path, gguf: GGUF) -> None:
 def _variant_info(
     stage: Path, digest: str, spec: ModelSpec, decoder: Decoder, tokenizer: TokenizerFiles, num_parameters: int
 ) -> VariantInfo:
-    widths = {matrix.layout.bits for matrix in decoder.matrices[1:]}
     return VariantInfo(
-        name=f"cpu-int{min(widths, default=8)}",
+        name=_name(decoder.matrices),
         exporter=EXPORTER,
         source=digest,
         architecture=spec.architecture,
@@ -135,6 +135,12 @@ def _variant_info(
         parameter_count=num_parameters,
         weight_bytes=decoder.graph.data_bytes,
     )
+
+
+def _name(matrices: list[Matrix]) -> str:
+    """ "cpu-int4", "cpu-f32": after the narrowest matrix behind the embedding."""
+    width = min((matrix.layout.bits for matrix in matrices[1:]), default=8)
+    return f"cpu-f{width}" if width == 32 else f"cpu-int{width}"
 
 
 def _rope_info(rope: Rope) -> RopeInfo:

@@ -7,8 +7,10 @@ in one of the ways of `Holder`; which one, `AFFINE_HOLDERS` says.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +25,7 @@ class Holder(StrEnum):
     AUGAP = "augap"  # integer zero points; extra columns times the block means of x hold the rest of each offset
     OFFSET = "off"  # symmetric codes, plus block sums of x times a float matrix of offsets
     INT8 = "q8s"  # symmetric 8 bit, each block's codes stretched so that its offset lands on the grid
+    FLOAT = "f32"  # no codes at all: float32 weights
 
 
 class Goal(StrEnum):
@@ -31,6 +34,7 @@ class Goal(StrEnum):
     BYTES = "bytes"
     FIDELITY = "fidelity"
     PREFILL = "prefill"
+    FLOAT = "float"  # float32 weights and arithmetic, whatever the block type: a reference
 
 
 AFFINE_HOLDERS = {Goal.BYTES: Holder.AUGAP, Goal.FIDELITY: Holder.OFFSET, Goal.PREFILL: Holder.INT8}
@@ -38,6 +42,8 @@ AFFINE_HOLDERS = {Goal.BYTES: Holder.AUGAP, Goal.FIDELITY: Holder.OFFSET, Goal.P
 
 def choose(affine: bool, goal: Goal) -> Holder:
     """The holder of a matrix with (`affine`) or without offsets."""
+    if goal is Goal.FLOAT:
+        return Holder.FLOAT
     return AFFINE_HOLDERS[goal] if affine else Holder.EXACT
 
 
@@ -46,8 +52,8 @@ class Layout:
     """The bytes of one row of a held matrix, known before any weight is read."""
 
     holder: Holder
-    bits: int  # of a stored code: 4 or 8
-    block: int
+    bits: int  # of a stored code: 4 or 8; 32 where weights are floats
+    block: int  # 1 where weights are floats
     num_inputs: int  # K of the matrix itself
 
     @property
@@ -70,7 +76,7 @@ class Layout:
 
     @property
     def scale_bytes(self) -> int:
-        return self.num_blocks * 4
+        return 0 if self.holder is Holder.FLOAT else self.num_blocks * 4
 
     @property
     def zero_point_bytes(self) -> int:
@@ -85,20 +91,58 @@ class Layout:
 class PackedRows:
     """Rows as they go into the data file."""
 
-    codes: Bytes  # (rows, code_bytes)
-    scales: Floats  # (rows, num_blocks)
+    codes: Bytes  # (rows, code_bytes): float32 weights where they are held so, without scales
+    scales: Floats | None = None  # (rows, num_blocks)
     zero_points: Bytes | None = None  # (rows, zero_point_bytes)
     offsets: Floats | None = None  # (rows, num_offsets), times block: they multiply block means
 
 
 def layout_of(holder: Holder, bits: int, block: int, num_inputs: int) -> Layout:
     """The layout of a matrix whose type unpacks to `bits` wide codes in blocks of `block`."""
+    if holder is Holder.FLOAT:
+        return float_layout(num_inputs)
     return Layout(holder, 8 if holder is Holder.INT8 else bits, block, num_inputs)
+
+
+def float_layout(num_inputs: int) -> Layout:
+    """The layout of a matrix of float32 weights."""
+    return Layout(Holder.FLOAT, 32, 1, num_inputs)
+
+
+def common_layout(layouts: Iterable[Layout]) -> Layout:
+    """The one symmetric layout that holds what all of `layouts` (of one width, without AUGAP and OFFSET) hold."""
+    first, *others = layouts
+    for layout in others:
+        holder = first.holder if first.holder is layout.holder else Holder.INT8
+        bits = 8 if holder is Holder.INT8 else max(first.bits, layout.bits)
+        first = Layout(holder, bits, min(first.block, layout.block), first.num_inputs)
+    return first
+
+
+def pack_floats(w: Floats) -> PackedRows:
+    """The rows of `w` (rows, K) as they are."""
+    return PackedRows(np.ascontiguousarray(w, np.float32).view(np.uint8))
+
+
+def interleaved(even: PackedRows, odd: PackedRows) -> PackedRows:
+    """A row of `even`, a row of `odd`, and so on."""
+
+    def woven(a: NDArray[Any] | None, b: NDArray[Any] | None) -> Any:
+        if a is None or b is None:
+            return None
+        return np.stack([a, b], axis=1).reshape(2 * len(a), -1)
+
+    return PackedRows(
+        woven(even.codes, odd.codes),
+        woven(even.scales, odd.scales),
+        woven(even.zero_points, odd.zero_points),
+        woven(even.offsets, odd.offsets),
+    )
 
 
 def pack(blocks: Blocks, layout: Layout) -> PackedRows:
     """The rows of `blocks`, held as `layout` says."""
-    return _PACKERS[layout.holder](_widened(blocks, layout), layout)
+    return _PACKERS[layout.holder](_widened(_split(blocks, layout.block), layout), layout)
 
 
 def stretch(blocks: Blocks) -> Blocks:
@@ -159,6 +203,15 @@ def _symmetric8(codes: NDArray[np.floating] | NDArray[np.int16], scale: Floats, 
 def _grouped(blocks: Blocks) -> Bytes:
     rows = blocks.q.shape[0]
     return blocks.q.reshape(rows, -1, blocks.block)
+
+
+def _split(blocks: Blocks, block: int) -> Blocks:
+    """The same weights in blocks of `block`, which divides theirs."""
+    if blocks.block == block:
+        return blocks
+    times = blocks.block // block
+    offset = None if blocks.offset is None else np.repeat(blocks.offset, times, axis=1)
+    return replace(blocks, scale=np.repeat(blocks.scale, times, axis=1), offset=offset, block=block)
 
 
 def _widened(blocks: Blocks, layout: Layout) -> Blocks:

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from hearth_export.checkpoint import Tensors
 from hearth_export.errors import BadCheckpoint, ExportError
-from hearth_export.ggml import BLOCK_TYPES, Blocks, Bytes
+from hearth_export.ggml import BLOCK_TYPES, FLOAT_TYPES, Blocks, Bytes, Floats, dequantize, float_rows
 from hearth_export.graph import Graph, Region
-from hearth_export.precision import Goal, Holder, Layout, choose, layout_of, means_error, pack
+from hearth_export.precision import (
+    Goal,
+    Holder,
+    Layout,
+    PackedRows,
+    choose,
+    float_layout,
+    interleaved,
+    layout_of,
+    means_error,
+    pack,
+    pack_floats,
+)
 from hearth_export.writer import DataFile
 
 CHUNK_ELEMENTS = 1 << 19  # weights unpacked at once: some 10 MiB of arrays
@@ -21,11 +33,22 @@ MAX_MEANS_ERROR = 0.02  # beyond this offsets are held as floats; int8 activatio
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A tensor that gives some of a matrix's rows. With `head_dim` its rows alternate between the halves of a head."""
+    """A tensor that gives some of a matrix's rows."""
 
     tensor: str
-    num_rows: int
-    head_dim: int = 0
+    num_rows: int  # of the matrix
+    head_dim: int = 0  # the tensor's rows alternate between the halves of a head
+    expert: int = -1  # whose matrix it is in a tensor of three dimensions
+    mate: str = ""  # a tensor like this one, whose rows come between this one's
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        return (self.tensor, self.mate) if self.mate else (self.tensor,)
+
+    @property
+    def tensor_rows(self) -> int:
+        """Rows that come from each tensor."""
+        return self.num_rows // len(self.tensors)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +59,8 @@ class Matrix:
     parts: tuple[Part, ...]
     layout: Layout
     num_outputs: int
-    codes: Region
-    scales: Region
+    codes: Region  # float32 weights where the layout has no codes
+    scales: Region  # of no bytes there
     zero_points: Region | None
     offsets: Region | None  # (num_outputs, num_offsets) float32, times block: they multiply block means
 
@@ -50,12 +73,13 @@ class Matrix:
         """Writes the matrix, yielding the bytes written after each chunk of rows."""
         first_row = 0
         for part in self.parts:
-            for start, blocks in chunks(tensors, part, self.layout.num_inputs):
-                yield self._write(file, first_row + start, blocks)
+            for start, stop in spans(part, self.layout.num_inputs):
+                yield self._write(file, first_row + start, pack_rows(tensors, part, start, stop, self.layout))
+                release(tensors, part)
             first_row += part.num_rows
 
-    def _write(self, file: DataFile, row: int, blocks: Blocks) -> int:
-        packed, layout, written = pack(blocks, self.layout), self.layout, 0
+    def _write(self, file: DataFile, row: int, packed: PackedRows) -> int:
+        layout, written = self.layout, 0
         for region, row_bytes, values in (
             (self.codes, layout.code_bytes, packed.codes),
             (self.scales, layout.scale_bytes, packed.scales),
@@ -87,6 +111,8 @@ def plan_matrix(graph: Graph, name: str, parts: tuple[Part, ...], layout: Layout
 
 def plan_layout(tensors: Tensors, part: Part, num_inputs: int, goal: Goal) -> Layout:
     """How a tensor of `num_inputs` columns is held, its shape checked on the way."""
+    if goal is Goal.FLOAT:
+        return _planned_floats(tensors, part, num_inputs)
     sample = _checked_sample(tensors, part, num_inputs)
     holder = choose(sample.offset is not None, goal)
     if holder is Holder.AUGAP and means_error(sample) > MAX_MEANS_ERROR:
@@ -94,30 +120,87 @@ def plan_layout(tensors: Tensors, part: Part, num_inputs: int, goal: Goal) -> La
     return layout_of(holder, sample.bits, sample.block, num_inputs)
 
 
-def plan_embedding_layout(tensors: Tensors, part: Part, num_inputs: int) -> Layout:
-    """Embeddings are gathered by rows, so they are held in 8 bit without offsets."""
+def plan_embedding_layout(tensors: Tensors, part: Part, num_inputs: int, goal: Goal = Goal.BYTES) -> Layout:
+    """Embeddings are gathered by rows, so they are held in 8 bit without offsets, or as floats."""
+    if goal is Goal.FLOAT:
+        return _planned_floats(tensors, part, num_inputs)
     sample = _checked_sample(tensors, part, num_inputs)
     holder = Holder.EXACT if sample.offset is None else Holder.INT8
     return layout_of(holder, 8, sample.block, num_inputs)
 
 
-def chunks(tensors: Tensors, part: Part, num_inputs: int) -> Iterator[tuple[int, Blocks]]:
-    """The part's rows from the first to the last, some at a time: (first row, Blocks)."""
+def _planned_floats(tensors: Tensors, part: Part, num_inputs: int) -> Layout:
+    layout = float_layout(num_inputs)
+    for name in part.tensors:
+        _check_shape(tensors, name, part, num_inputs)
+        _floats(tensors, replace(part, tensor=name, mate=""), 0, part.head_dim or 1)
+        tensors.release(name)
+    return layout
+
+
+def spans(part: Part, num_inputs: int) -> Iterator[tuple[int, int]]:
+    """(start, stop) of rows from the first to the last, as many at a time as may be unpacked at once."""
     step = max(1, CHUNK_ELEMENTS // num_inputs)
-    if part.head_dim:
-        step = max(1, step // part.head_dim) * part.head_dim
+    whole = part.head_dim or len(part.tensors)
+    step = max(1, step // whole) * whole
     for start in range(0, part.num_rows, step):
-        stop = min(start + step, part.num_rows)
-        yield start, read_blocks(tensors, part, start, stop)
-        tensors.release(part.tensor)
+        yield start, min(start + step, part.num_rows)
+
+
+def pack_rows(tensors: Tensors, part: Part, start: int, stop: int, layout: Layout) -> PackedRows:
+    """Rows start..stop of a part as they go into the data file; borders are whole heads and whole pairs."""
+    if part.mate:
+        even, odd = (
+            pack_rows(tensors, replace(part, tensor=name, mate=""), start // 2, stop // 2, layout)
+            for name in part.tensors
+        )
+        return interleaved(even, odd)
+    if layout.holder is Holder.FLOAT:
+        return pack_floats(_floats(tensors, part, start, stop))
+    return pack(read_blocks(tensors, part, start, stop), layout)
+
+
+def read_weights(tensors: Tensors, part: Part, start: int, stop: int, layout: Layout) -> Floats:
+    """What rows start..stop of a matrix are to compute with, (stop - start, K); borders as for `pack_rows`."""
+    if part.mate:
+        even, odd = (
+            read_weights(tensors, replace(part, tensor=name, mate=""), start // 2, stop // 2, layout)
+            for name in part.tensors
+        )
+        return np.stack([even, odd], axis=1).reshape(stop - start, -1)
+    if layout.holder is Holder.FLOAT:
+        return _floats(tensors, part, start, stop)
+    return dequantize(read_blocks(tensors, part, start, stop))
 
 
 def read_blocks(tensors: Tensors, part: Part, start: int, stop: int) -> Blocks:
-    """Rows start..stop of a part in the order that the graph wants; borders are whole heads where it has heads."""
-    raw = tensors.rows(part.tensor, start, stop)
-    if part.head_dim:
-        raw = halves_apart(raw, part.head_dim)
-    return _unpack(tensors, part.tensor, raw, f"rows {start}..{stop}")
+    """Rows start..stop of a part's tensor in the order that the graph wants; borders are whole heads."""
+    return _unpack(tensors, part.tensor, _raw(tensors, part, start, stop), f"rows {start}..{stop}")
+
+
+def release(tensors: Tensors, part: Part) -> None:
+    """What was read of a part is not needed any more."""
+    for name in part.tensors:
+        tensors.release(name)
+
+
+def _floats(tensors: Tensors, part: Part, start: int, stop: int) -> Floats:
+    """As read_blocks, in float32 whatever the type."""
+    raw, block_type = _raw(tensors, part, start, stop), tensors.tensors[part.tensor].type
+    if block_type not in FLOAT_TYPES:
+        return dequantize(_unpack(tensors, part.tensor, raw, f"rows {start}..{stop}"))
+    w = float_rows(raw, block_type)
+    if not np.isfinite(w).all():
+        raise BadCheckpoint(
+            f"tensor {part.tensor}, rows {start}..{stop}, holds a value that is not finite: the weights are damaged"
+        )
+    return w
+
+
+def _raw(tensors: Tensors, part: Part, start: int, stop: int) -> Bytes:
+    first = max(0, part.expert) * part.tensor_rows
+    raw = tensors.rows(part.tensor, first + start, first + stop)
+    return halves_apart(raw, part.head_dim) if part.head_dim else raw
 
 
 def halves_apart(rows: Bytes, head_dim: int) -> Bytes:
@@ -135,13 +218,22 @@ def _unpack(tensors: Tensors, name: str, raw: Bytes, which: str) -> Blocks:
 
 def _checked_sample(tensors: Tensors, part: Part, num_inputs: int) -> Blocks:
     """Some rows from all over a tensor whose shape is as expected."""
-    info = tensors.tensors.get(part.tensor)
-    if info is None:
-        raise BadCheckpoint(f"tensor {part.tensor} is missing")
-    if info.shape != (part.num_rows, num_inputs):
-        raise BadCheckpoint(f"tensor {part.tensor} has the shape {info.shape}, expected {(part.num_rows, num_inputs)}")
+    _check_shape(tensors, part.tensor, part, num_inputs)
     starts = np.linspace(0, max(0, part.num_rows - SAMPLE_ROWS), SAMPLES, dtype=int).tolist()
-    runs = [tensors.rows(part.tensor, start, min(start + SAMPLE_ROWS, part.num_rows)) for start in starts]
+    first = max(0, part.expert) * part.tensor_rows
+    runs = [
+        tensors.rows(part.tensor, first + start, first + min(start + SAMPLE_ROWS, part.num_rows)) for start in starts
+    ]
     sample = _unpack(tensors, part.tensor, np.concatenate(runs), "a sample of its rows")
     tensors.release(part.tensor)
     return sample
+
+
+def _check_shape(tensors: Tensors, name: str, part: Part, num_inputs: int) -> None:
+    info = tensors.tensors.get(name)
+    if info is None:
+        raise BadCheckpoint(f"tensor {name} is missing")
+    matrices = info.shape[:1] if part.expert >= 0 else ()
+    expected = (*matrices, part.tensor_rows, num_inputs)
+    if info.shape != expected or (matrices and part.expert >= matrices[0]):
+        raise BadCheckpoint(f"tensor {name} has the shape {info.shape}, expected {expected}")

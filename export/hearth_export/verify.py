@@ -17,10 +17,10 @@ import onnx
 import onnxruntime as ort
 
 from hearth_export.errors import ExportError
-from hearth_export.ggml import Floats, dequantize
-from hearth_export.graph import MICROSOFT, Graph, Region
-from hearth_export.linear import multiply
-from hearth_export.quantize import Matrix, Part, read_blocks
+from hearth_export.ggml import Floats
+from hearth_export.graph import Graph, Region
+from hearth_export.linear import gather, multiply
+from hearth_export.quantize import Matrix, Part, read_weights, release
 from hearth_export.spec import Tensors
 
 SLICE_ROWS = 64
@@ -72,21 +72,9 @@ def check_embedding(directory: Path, data_file: str, matrix: Matrix, tensors: Te
     for piece in _slices(matrix):
         graph = Graph(data_file)
         rows = piece.matrix.num_outputs
-        layout = piece.matrix.layout
-        graph.external("codes", "uint8", [rows, layout.num_inputs], piece.matrix.codes)
-        graph.external("scales", "float32", [rows, layout.num_blocks], piece.matrix.scales)
         graph.add_input("ids", "int64", ["S"])
-        graph.add_output("y", "float32", ["S", layout.num_inputs])
-        graph.node(
-            "GatherBlockQuantized",
-            "y",
-            ["codes", "ids", "scales"],
-            domain=MICROSOFT,
-            bits=8,
-            block_size=layout.block,
-            gather_axis=0,
-            quantize_axis=1,
-        )
+        graph.add_output("y", "float32", ["S", piece.matrix.layout.num_inputs])
+        gather(graph, "y", "ids", piece.matrix)
         (got,) = run_graph(directory, graph, {"ids": np.arange(rows, dtype=np.int64)})
         _compare(piece, got, _weights(tensors, piece))
 
@@ -139,8 +127,8 @@ def _check_batch(directory: Path, data_file: str, slices: list[Slice], tensors: 
 
 
 def _weights(tensors: Tensors, piece: Slice) -> Floats:
-    w = dequantize(read_blocks(tensors, piece.part, piece.start, piece.stop))
-    tensors.release(piece.part.tensor)
+    w = read_weights(tensors, piece.part, piece.start, piece.stop, piece.matrix.layout)
+    release(tensors, piece.part)
     return w
 
 

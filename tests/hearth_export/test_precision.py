@@ -177,9 +177,16 @@ def test_cost_of_holding_means_is_small_for_four_bits_and_large_for_one_sided_bl
 
 
 def test_goal_chooses_the_holder_of_affine_types_only() -> None:
-    assert {goal: choose(True, goal) for goal in Goal} == {
+    quantized = [goal for goal in Goal if goal is not Goal.FLOAT]
+    assert {goal: choose(True, goal) for goal in quantized} == {
         Goal.BYTES: Holder.AUGAP,
         Goal.FIDELITY: Holder.OFFSET,
         Goal.PREFILL: Holder.INT8,
     }
-    assert {choose(False, goal) for goal in Goal} == {Holder.EXACT}
+    assert {choose(False, goal) for goal in quantized} == {Holder.EXACT}
+
+
+def test_goal_float_holds_every_type_as_floats() -> None:
+    assert {choose(affine, Goal.FLOAT) for affine in (False, True)} == {Holder.FLOAT}
+    layout = layout_of(Holder.FLOAT, 4, 32, 96)
+    assert (layout.code_bytes, layout.scale_bytes, layout.zero_point_bytes, layout.offset_bytes) == (384, 0, 0, 0)
