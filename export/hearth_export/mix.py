@@ -2,18 +2,20 @@
 
 A file type is more than a block type: Q4_K_M holds most matrices in Q4_K, and those that suffer most in Q6_K. The rules
 are those of `llama_tensor_get_type_impl` and `tensor_allows_quantization` in llama.cpp's src/llama-quant.cpp, without
-those for experts and for the architecture falcon.
+those for the architecture falcon.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
+from hearth_export.checkpoint import T
 from hearth_export.errors import UnsupportedModel
 from hearth_export.ggml import BLOCK_TYPES, FLOAT_TYPES
-from hearth_export.readers.gguf import GGUF, TensorInfo
+from hearth_export.readers.gguf import TensorInfo, Value
 from hearth_export.source import FILE_TYPES
 
 # file type -> the block type of the matrices that no rule singles out
@@ -33,6 +35,9 @@ _KEPT = re.compile(
     r"|shortconv\.conv|attn_rel_b|time_mix_(first|w\d|v\d|a\d|g\d|decay_w\d|lerp_fused)\.weight|\.rel_pos|\.patch_"
 )
 _VALUES = re.compile(r"attn_(v|qkv|kv_b)\.weight")
+EIGHT = 8  # experts of Mixtral: beside them attention takes so little that more bits for it cost nothing
+_OUTPUT = {"Q2_K": "Q3_K", "Q3_K_M": "Q4_K", "Q3_K_L": "Q5_K"}
+_OUTPUT_OF_EIGHT = dict.fromkeys(("Q2_K", "Q3_K_S", "Q3_K_M", "Q4_K_S", "Q4_K_M"), "Q5_K")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,7 @@ class _Model:
     """What the rules ask of a model."""
 
     is_tied: bool  # the embedding is the head too
+    num_experts: int
     num_layers: int
     queries_per_kv_head: int
     value_layers: tuple[int, ...]  # decoder layers that have a matrix of values, ascending
@@ -53,7 +59,21 @@ def file_type(name: str) -> str:
     return known
 
 
-def plan_types(gguf: GGUF, target: str) -> dict[str, str]:
+class Sizes(Protocol):
+    """What the rules read of a checkpoint."""
+
+    @property
+    def metadata(self) -> Mapping[str, Value]: ...
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]: ...
+
+    def get(self, key: str, kind: type[T], default: T | None = None) -> T | None: ...
+
+    def require(self, key: str, kind: type[T]) -> T: ...
+
+
+def plan_types(gguf: Sizes, target: str) -> dict[str, str]:
     """tensor -> block type; vectors, norms and what is no matrix of weights keep theirs."""
     model = _model(gguf)
     return {info.name: _type_of(info, target, model) for info in gguf.tensors.values()}
@@ -68,9 +88,14 @@ def _type_of(info: TensorInfo, target: str, model: _Model) -> str:
     return _fitting(info.shape[-1], _by_rule(info.name, target, model) or wanted)
 
 
+def is_kept(name: str) -> bool:
+    """Whether a matrix of that name stays as it is in every file type."""
+    return bool(_KEPT.search(name))
+
+
 def _is_quantized(info: TensorInfo) -> bool:
     is_matrix = len(info.shape) > 1 and info.num_rows > 1 and info.name.endswith("weight")
-    return is_matrix and info.type in FLOAT_TYPES and not _KEPT.search(info.name)
+    return is_matrix and info.type in FLOAT_TYPES and not is_kept(info.name)
 
 
 def _fitting(num_columns: int, wanted: str) -> str:
@@ -89,13 +114,17 @@ def _by_rule(name: str, target: str, model: _Model) -> str | None:
         return _of_values(target, model.value_layers.index(_layer(name)), model)
     if "ffn_down" in name:
         return _of_down(target, _layer(name), model.num_layers)
+    if "attn_k.weight" in name and model.num_experts == EIGHT:
+        return "Q8_0"
     if "attn_output.weight" in name:
-        return {"Q2_K": "Q3_K", "Q3_K_M": "Q4_K", "Q3_K_L": "Q5_K"}.get(target)
+        return (_OUTPUT_OF_EIGHT if model.num_experts == EIGHT else _OUTPUT).get(target)
     return None
 
 
 def _of_values(target: str, position: int, model: _Model) -> str | None:
     """For the matrix of values that is `position`th from the first."""
+    if model.num_experts == EIGHT:
+        return "Q8_0"
     wanted = None
     if target == "Q2_K":
         wanted = "Q4_K" if model.queries_per_kv_head >= 4 else "Q3_K"
@@ -132,10 +161,11 @@ def _layer(name: str) -> int:
     return int(found[1]) if found else 0
 
 
-def _model(gguf: GGUF) -> _Model:
+def _model(gguf: Sizes) -> _Model:
     architecture = gguf.require("general.architecture", str)
     return _Model(
         is_tied="output.weight" not in gguf.tensors,
+        num_experts=gguf.get(f"{architecture}.expert_count", int) or 0,
         num_layers=gguf.get(f"{architecture}.block_count", int) or 1 + max(map(_layer, gguf.tensors), default=0),
         queries_per_kv_head=_queries_per_kv_head(gguf, architecture),
         value_layers=_value_layers(gguf.tensors),
@@ -146,7 +176,7 @@ def _value_layers(names: Iterable[str]) -> tuple[int, ...]:
     return tuple(sorted({_layer(name) for name in names if _VALUES.search(name)}))
 
 
-def _queries_per_kv_head(gguf: GGUF, architecture: str) -> int:
+def _queries_per_kv_head(gguf: Sizes, architecture: str) -> int:
     """1 where the file does not say it with two numbers."""
     heads = gguf.metadata.get(f"{architecture}.attention.head_count")
     kv_heads = gguf.metadata.get(f"{architecture}.attention.head_count_kv", heads)

@@ -10,11 +10,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import msgspec
+import numpy as np
 
-from hearth_export.readers.gguf import TensorInfo
+from hearth_export.readers.gguf import MetaArray, TensorInfo, Value
 
 VERSION = 3
-_UINT32 = 4  # value type
+_UINT32, _INT32, _FLOAT32, _BOOL, _STRING, _ARRAY, _INT64 = 4, 5, 6, 7, 8, 9, 11  # value types
+_NARROW = {"int64": np.int32, "uint64": np.int32, "float64": np.float32}  # what llama.cpp reads of lists
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,32 @@ class Plan:
 def uint32(value: int) -> bytes:
     """A value of the metadata, its type id before it."""
     return struct.pack("<II", _UINT32, value)
+
+
+def encoded_value(value: Value) -> bytes:
+    """A value of the metadata, its type id before it: whole numbers as uint32 where they fit, others as float32."""
+    if isinstance(value, MetaArray):
+        return struct.pack("<I", _ARRAY) + _narrowed(value).raw()
+    if isinstance(value, str):
+        return struct.pack("<I", _STRING) + _string(value)
+    if isinstance(value, bool):
+        return struct.pack("<IB", _BOOL, value)
+    if isinstance(value, float):
+        return struct.pack("<If", _FLOAT32, value)
+    if 0 <= value < 1 << 32:
+        return uint32(value)
+    return struct.pack("<Ii", _INT32, value) if -1 << 31 <= value < 0 else struct.pack("<Iq", _INT64, value)
+
+
+def _narrowed(array: MetaArray) -> MetaArray:
+    """Numbers of 64 bits as ones of 32, where they fit."""
+    narrow = _NARROW.get(array.element)
+    if narrow is None:
+        return array
+    wide = array.numpy()
+    values = wide.astype(narrow)
+    fits = narrow is np.float32 or bool((values == wide).all())
+    return MetaArray.of(array.key, values) if fits else array
 
 
 def plan_file(entries: Mapping[str, bytes], tensors: Iterable[TensorInfo], alignment: int) -> Plan:
@@ -60,5 +88,5 @@ def _tensor_info(tensor: TensorInfo) -> bytes:
 
 
 def _string(text: str) -> bytes:
-    raw = text.encode()
+    raw = text.encode("utf-8", "surrogateescape")
     return struct.pack("<Q", len(raw)) + raw
