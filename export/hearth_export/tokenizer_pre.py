@@ -20,6 +20,7 @@ class PreTokenizer(msgspec.Struct, frozen=True):
     patterns: tuple[str, ...]
     ignore_merges: bool = False  # a word that is a token is that token, whatever the merges say
     add_bos: bool = False  # where the file does not say
+    visible_spaces: bool = False  # not byte-level: spaces are ▁ and rare characters tokens of bytes
 
 
 _ANY_CASE = "'(?:[sS]|[tT]|[rR][eE]|[vV][eE]|[mM]|[lL][lL]|[dD])"

@@ -13,7 +13,8 @@ from tokenizers import Tokenizer
 
 from hearth_export.errors import BadCheckpoint, UnsupportedModel
 from hearth_export.readers.gguf import MetaArray, open_gguf
-from hearth_export.tokenizer import TokenizerFiles, build, byte_chars
+from hearth_export.tokenizer import TokenizerFiles, build
+from hearth_export.tokenizer_families import byte_chars
 from hearth_export.tokenizer_pre import PRE_TOKENIZERS
 from tests.hearth_export.gguf_writer import Meta, write_gguf, write_tiny_llama
 from tests.hearth_export.llama_cpp import Tokenize, tokenizer_of
@@ -355,10 +356,10 @@ def refused(tmp_path: Path, metadata: dict[str, Meta], kind: type[Exception], ex
     assert str(error.value).startswith(f"{path}: tokenizer.")
 
 
-@pytest.mark.parametrize("kind", ["bert", "t5", "rwkv", "plamo2", "no_vocab", "nonsense\x1b"])
+@pytest.mark.parametrize("kind", ["rwkv", "plamo2", "hybriddna", "no_vocab", "nonsense\x1b"])
 def test_unknown_tokenizer_model_is_refused_by_name(tmp_path: Path, kind: str) -> None:
     shown = "nonsense" if "nonsense" in kind else kind
-    refused(tmp_path, small(model=kind), UnsupportedModel, f"model is '{shown}.*': only gpt2, llama can be converted")
+    refused(tmp_path, small(model=kind), UnsupportedModel, f"model is '{shown}.*': only bert, gpt2, llama, t5 can be")
 
 
 @pytest.mark.parametrize("name", ["kimi-k2", "superbpe", "", "my-own", "GPT-2"])
