@@ -42,8 +42,6 @@ SCALES: dict[str, tuple[int, ...]] = {
 # an 8 bit float of 4 exponent and 3 mantissa bits, without a sign
 _NORMAL_UE4M3 = [(8 + m) * 2.0 ** (e - 10) for e in range(1, 16) for m in range(8)]
 _UE4M3 = np.array([*(m / 512 for m in range(8)), *_NORMAL_UE4M3[:-1]])
-    :127
-]
 # the minimum over the scale that puts zero in the middle of a block
 _MIDDLES = {"Q4_1": -7.5, "Q5_1": -15.5, "Q2_K": 1.5, "Q4_K": 7.5, "Q5_K": 15.5}
 
