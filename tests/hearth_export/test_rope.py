@@ -98,7 +98,7 @@ def test_absurd_value_is_refused_naming_file_key_and_value(tmp_path: Path, extra
 @pytest.mark.parametrize(
     ("extra", "shown"),
     [
-        ({f"{SCALING}.type": "longrope"}, r"rope\.scaling\.type is 'longrope' \(known: none, linear, yarn\)"),
+        ({f"{SCALING}.type": "ntk"}, r"rope\.scaling\.type is 'ntk' \(known: none, linear, yarn, longrope\)"),
         ({f"{SCALING}.type": "yarn", f"{SCALING}.yarn_ext_factor": 0.5}, "yarn_ext_factor is not 1"),
     ],
 )
