@@ -36,7 +36,9 @@ def read_rope(checkpoint: Checkpoint, prefix: str, head_dim: int, *, rows_interl
     if LONG_FACTORS in checkpoint.tensors or SHORT_FACTORS in checkpoint.tensors:
         return _longrope(checkpoint, prefix, inv_freq, attention_scale, rows_interleaved)
     if _kind(checkpoint, prefix) == "longrope":
-        raise BadCheckpoint(f"{checkpoint.path}: {prefix}.rope.scaling.type is 'longrope', but {LONG_FACTORS} is missing")
+        raise BadCheckpoint(
+            f"{checkpoint.path}: {prefix}.rope.scaling.type is 'longrope', but {LONG_FACTORS} is missing"
+        )
     return Rope(tuple(inv_freq.tolist()), attention_scale, rows_interleaved)
 
 

@@ -166,7 +166,7 @@ def _llama3(settings: RopeConfig, base: float, dim: int) -> RopeWords:
         raise BadCheckpoint(f"config.json: {settings.where}.original_max_position_embeddings is missing")
 
     def divisor(index: int) -> float:
-        turns = original * base ** (-2 * index / dim) / (2 * math.pi)  # within the original window
+        turns = original * math.pow(base, -2 * index / dim) / (2 * math.pi)  # within the original window
         if turns > high:
             return 1.0
         if turns < low:
