@@ -11,36 +11,22 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from hearth_export.errors import BadCheckpoint, UnsupportedModel
-from hearth_export.ggml import FLOAT_TYPES, Floats, float_rows
-from hearth_export.graph import MICROSOFT, Graph, Region
+from hearth_export.errors import UnsupportedModel
+from hearth_export.graph import MICROSOFT, Graph
 from hearth_export.linear import gather, multiply
 from hearth_export.precision import Goal, Layout
 from hearth_export.quantize import (
     Matrix,
     Part,
-    halves_apart,
     plan_embedding_layout,
     plan_layout,
     plan_matrix,
 )
 from hearth_export.spec import ModelSpec, Tensors
+from hearth_export.vector import Vector, check_vector
 from hearthd.store import variant
 
 HEAD_GOAL = Goal.PREFILL  # a head without block means: there may be no row at all to take them of
-
-
-@dataclass(frozen=True, slots=True)
-class Vector:
-    """A float32 initializer: norm weights and biases."""
-
-    region: Region
-    parts: tuple[Part, ...]  # a part whose tensor is absent gives zeros
-    optional: bool = False
-
-    def read(self, tensors: Tensors) -> Floats:
-        """All values, in the graph's order."""
-        return np.concatenate([_read_vector(tensors, part, self.optional) for part in self.parts])
 
 
 @dataclass(slots=True)
@@ -54,6 +40,11 @@ class Decoder:
     matrices: list[Matrix] = field(default_factory=list)
     vectors: list[Vector] = field(default_factory=list)
     holders: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def gathered(self) -> list[Matrix]:
+        """Matrices of which rows are gathered."""
+        return self.matrices[:1]
 
     def build(self) -> None:
         """Appends all nodes."""
@@ -219,33 +210,8 @@ class Decoder:
 
     def _vector(self, name: str, parts: tuple[Part, ...], optional: bool = False) -> str:
         for part in parts:
-            _check_vector(self.tensors, part, optional)
+            check_vector(self.tensors, part, optional)
         size = sum(part.num_rows for part in parts)
         vector = Vector(self.graph.reserve(size * 4), parts, optional)
         self.vectors.append(vector)
         return self.graph.external(name, "float32", [size], vector.region)
-
-
-def _check_vector(tensors: Tensors, part: Part, optional: bool) -> None:
-    info = tensors.tensors.get(part.tensor)
-    if info is None:
-        if optional:
-            return
-        raise BadCheckpoint(f"tensor {part.tensor} is missing")
-    if info.shape != (part.num_rows,):
-        raise BadCheckpoint(f"tensor {part.tensor} has the shape {info.shape}, expected {(part.num_rows,)}")
-    if info.type not in FLOAT_TYPES:
-        raise UnsupportedModel(f"tensor {part.tensor} is of type {info.type}; vectors are expected as F32, F16 or BF16")
-
-
-def _read_vector(tensors: Tensors, part: Part, optional: bool) -> Floats:
-    info = tensors.tensors.get(part.tensor)
-    if info is None and optional:
-        return np.zeros(part.num_rows, np.float32)
-    assert info is not None
-    values = float_rows(tensors.rows(part.tensor, 0, 1), info.type).reshape(-1, 1)
-    if part.head_dim:
-        values = halves_apart(values.view(np.uint8), part.head_dim).view(np.float32)
-    if not np.isfinite(values).all():
-        raise BadCheckpoint(f"tensor {part.tensor} holds a value that is not finite: the weights are damaged")
-    return values.reshape(-1).copy()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any, Protocol
 
 import msgspec
 
 from hearth_export import verify
+from hearth_export.checkpoint import Checkpoint, Tensors, open_checkpoint
 from hearth_export.decoder import Decoder
 from hearth_export.errors import BadCheckpoint, ExportError, UnsupportedModel, naming
 from hearth_export.graph import Graph
@@ -15,10 +17,10 @@ from hearth_export.kvgraph import check_attention, with_int8_cache
 from hearth_export.precision import Goal
 from hearth_export.progress import Progress
 from hearth_export.quantize import Matrix
-from hearth_export.readers.gguf import GGUF, open_gguf
 from hearth_export.source import describe, parameter_count
 from hearth_export.spec import EncoderSpec, ModelSpec, Rope, read_spec
 from hearth_export.tokenizer import TokenizerFiles, build
+from hearth_export.vector import Vector
 from hearth_export.writer import DataFile, publish, require_space, staged, write_file
 from hearthd import __version__
 from hearthd.store.variant import EXPORTER, Q8_0, SOURCE_FILE, VARIANT_FILE, RopeInfo, VariantInfo, read_source
@@ -30,37 +32,67 @@ TOKENIZER_FILE = "tokenizer.json"
 EXTRA_BYTES = 32 << 20  # graph, tokenizer and slack
 
 
+class Builder(Protocol):
+    """A graph under construction and the weights that are still to be written: `decoder.Decoder`, `encoder.Encoder`."""
+
+    @property
+    def graph(self) -> Graph: ...
+
+    @property
+    def matrices(self) -> list[Matrix]: ...
+
+    @property
+    def gathered(self) -> list[Matrix]:
+        """Those of `matrices` of which rows are gathered."""
+
+    @property
+    def vectors(self) -> list[Vector]: ...
+
+    @property
+    def holders(self) -> dict[str, str]:
+        """Block type -> how it is held."""
+
+    def build(self) -> None:
+        """Appends all nodes."""
+
+
 def convert(source: Path, digest: str, root: Path, goal: Goal, report: Progress) -> str:
-    """Converts the GGUF file `source` into a new variant under `root`; the variant directory's name.
+    """Converts the checkpoint `source`, a file or a directory, into a new variant under `root`; its directory's name.
 
     No variant under `root` changes before the new one is whole and verified. Raises ExportError, which names `source`.
     """
     if not re.fullmatch(r"sha256:[0-9a-f]{64}", digest):
         raise ExportError(f"the digest of {source} is given as {digest!r}, not as sha256: and 64 hex digits")
-    with naming(source), open_gguf(source) as gguf:
+    with naming(source), open_checkpoint(source) as checkpoint:
         report("reading", 0, 0)
-        spec = read_spec(gguf)
-        if isinstance(spec, EncoderSpec):
-            raise UnsupportedModel(f"{spec.architecture} is an encoder, which cannot be converted yet")
-        decoder = Decoder(spec, gguf, goal, Graph(DATA_FILE))
-        decoder.build()
-        tokenizer = build(gguf)
+        spec = read_spec(checkpoint)
+        builder = builder_of(spec, checkpoint, goal)
+        builder.build()
+        tokenizer = build(checkpoint)
         _check_vocabulary(tokenizer, spec)
         root.mkdir(parents=True, exist_ok=True)
-        require_space(root, decoder.graph.data_bytes + EXTRA_BYTES)
+        require_space(root, builder.graph.data_bytes + EXTRA_BYTES)
         with staged(root) as stage:
-            _write_weights(stage, decoder, gguf, report)
-            _write_graphs(stage, decoder)
+            _write_weights(stage, builder, checkpoint, report)
+            kv_graphs = _write_graphs(stage, builder, spec)
             write_file(stage / TOKENIZER_FILE, tokenizer.json.encode())
-            _verify(stage, decoder, gguf, report)
-            info = _variant_info(stage, digest, spec, decoder, tokenizer, parameter_count(gguf))
+            _verify(stage, builder, checkpoint, report)
+            info = _variant_info(stage, digest, spec, builder, tokenizer)
+            info = msgspec.structs.replace(info, kv_graphs=kv_graphs, parameter_count=parameter_count(checkpoint))
             write_file(stage / VARIANT_FILE, msgspec.json.encode(info))
-            _write_source(stage, root, gguf)
+            _write_source(stage, root, checkpoint)
             publish(stage, root / info.name)
     return info.name
 
 
-def _check_vocabulary(tokenizer: TokenizerFiles, spec: ModelSpec) -> None:
+def builder_of(spec: ModelSpec | EncoderSpec, tensors: Tensors, goal: Goal) -> Builder:
+    """What builds the graph of a model with these tensors for `goal`."""
+    if isinstance(spec, ModelSpec):
+        return Decoder(spec, tensors, goal, Graph(DATA_FILE))
+    raise UnsupportedModel(f"{spec.architecture} is an encoder, which cannot be converted yet")
+
+
+def _check_vocabulary(tokenizer: TokenizerFiles, spec: ModelSpec | EncoderSpec) -> None:
     if tokenizer.num_tokens > spec.vocab_size:
         raise BadCheckpoint(
             f"tokenizer.ggml.tokens has {tokenizer.num_tokens} entries, "
@@ -68,73 +100,86 @@ def _check_vocabulary(tokenizer: TokenizerFiles, spec: ModelSpec) -> None:
         )
 
 
-def _write_weights(stage: Path, decoder: Decoder, gguf: GGUF, report: Progress) -> None:
-    total, done = decoder.graph.data_bytes, 0
+def _write_weights(stage: Path, builder: Builder, tensors: Tensors, report: Progress) -> None:
+    total, done = builder.graph.data_bytes, 0
     report("quantizing", 0, total)
     with DataFile(stage / DATA_FILE, total) as file:
-        for matrix in decoder.matrices:
-            for num_bytes in matrix.stream(gguf, file):
+        for matrix in builder.matrices:
+            for num_bytes in matrix.stream(tensors, file):
                 done += num_bytes
                 report("quantizing", done, total)
-        for vector in decoder.vectors:
-            file.write(vector.region.offset, vector.read(gguf))
+        for vector in builder.vectors:
+            file.write(vector.region.offset, vector.read(tensors))
     report("quantizing", total, total)
 
 
-def _write_graphs(stage: Path, decoder: Decoder) -> None:
-    model = decoder.graph.model(f"hearth {__version__}")
+def _write_graphs(stage: Path, builder: Builder, spec: ModelSpec | EncoderSpec) -> dict[str, str]:
+    """Writes the graph, and those that hold keys and values in other ways; the names of these by the way."""
+    model = builder.graph.model(f"hearth {__version__}")
     write_file(stage / GRAPH_FILE, model.SerializeToString())
-    write_file(stage / INT8_KV_GRAPH_FILE, with_int8_cache(model, decoder.spec).SerializeToString())
+    if isinstance(spec, EncoderSpec):
+        return {}
+    write_file(stage / INT8_KV_GRAPH_FILE, with_int8_cache(model, spec).SerializeToString())
+    check_attention(stage / GRAPH_FILE, stage / INT8_KV_GRAPH_FILE, spec)
+    return {Q8_0: INT8_KV_GRAPH_FILE}
 
 
-def _verify(stage: Path, decoder: Decoder, gguf: GGUF, report: Progress) -> None:
-    total, done = sum(matrix.num_bytes for matrix in decoder.matrices), 0
+def _verify(stage: Path, builder: Builder, tensors: Tensors, report: Progress) -> None:
+    total, done = sum(matrix.num_bytes for matrix in builder.matrices), 0
     report("verifying", 0, total)
-    for file in (GRAPH_FILE, INT8_KV_GRAPH_FILE):
-        verify.check_structure(stage / file, decoder.graph.data_bytes)
-    check_attention(stage / GRAPH_FILE, stage / INT8_KV_GRAPH_FILE, decoder.spec)
-    verify.check_embedding(stage, DATA_FILE, decoder.matrices[0], gguf)
-    for num_bytes in verify.check_matrices(stage, DATA_FILE, decoder.matrices, gguf):
+    for graph in sorted(stage.glob("*.onnx")):
+        verify.check_structure(graph, builder.graph.data_bytes)
+    for matrix in builder.gathered:
+        verify.check_embedding(stage, DATA_FILE, matrix, tensors)
+    for num_bytes in verify.check_matrices(stage, DATA_FILE, builder.matrices, tensors):
         done += num_bytes
         report("verifying", done, total)
 
 
-def _write_source(stage: Path, root: Path, gguf: GGUF) -> None:
+def _write_source(stage: Path, root: Path, checkpoint: Checkpoint) -> None:
     """source.json, which stays when variants go; publishing makes it durable."""
     if read_source(root / SOURCE_FILE) is None:
-        write_file(stage / SOURCE_FILE, msgspec.json.encode(describe(gguf)))
+        write_file(stage / SOURCE_FILE, msgspec.json.encode(describe(checkpoint)))
         (stage / SOURCE_FILE).replace(root / SOURCE_FILE)
 
 
 def _variant_info(
-    stage: Path, digest: str, spec: ModelSpec, decoder: Decoder, tokenizer: TokenizerFiles, num_parameters: int
+    stage: Path, digest: str, spec: ModelSpec | EncoderSpec, builder: Builder, tokenizer: TokenizerFiles
 ) -> VariantInfo:
     return VariantInfo(
-        name=_name(decoder.matrices),
+        name=_name(builder.matrices),
         exporter=EXPORTER,
         source=digest,
         architecture=spec.architecture,
         files={file.name: file.stat().st_size for file in sorted(stage.iterdir())},
-        holders=dict(sorted(decoder.holders.items())),
+        holders=dict(sorted(builder.holders.items())),
         context_length=spec.context_length,
         vocab_size=spec.vocab_size,
         hidden_size=spec.hidden_size,
         num_layers=spec.num_layers,
         num_heads=spec.num_heads,
-        num_kv_heads=spec.num_kv_heads,
         head_dim=spec.head_dim,
-        kv_graphs={Q8_0: INT8_KV_GRAPH_FILE},
-        ropes=[_rope_info(rope) for rope in spec.ropes],
-        layer_ropes=list(spec.layer_ropes),
-        has_hidden=True,
         pooling=spec.pooling or "",
         bos_id=tokenizer.bos_id,
         eos_ids=tokenizer.eos_ids,
         add_bos=tokenizer.add_bos,
         add_eos=tokenizer.add_eos,
-        parameter_count=num_parameters,
-        weight_bytes=decoder.graph.data_bytes,
+        weight_bytes=builder.graph.data_bytes,
+        **(_decoder_facts(spec) if isinstance(spec, ModelSpec) else _encoder_facts(spec)),
     )
+
+
+def _decoder_facts(spec: ModelSpec) -> dict[str, Any]:
+    return {
+        "num_kv_heads": spec.num_kv_heads,
+        "ropes": [_rope_info(rope) for rope in spec.ropes],
+        "layer_ropes": list(spec.layer_ropes),
+        "has_hidden": True,
+    }
+
+
+def _encoder_facts(spec: EncoderSpec) -> dict[str, Any]:
+    return {"kind": "encoder", "num_kv_heads": spec.num_heads, "ropes": []}
 
 
 def _name(matrices: list[Matrix]) -> str:

@@ -7,7 +7,8 @@ from collections import Counter
 from itertools import islice
 from typing import Any
 
-from hearth_export.readers.gguf import GGUF, MetaArray
+from hearth_export.checkpoint import Checkpoint
+from hearth_export.readers.gguf import MetaArray
 from hearthd.store.variant import SourceInfo, SourceTensor
 
 LONG_ARRAY = 1024  # longer ones are null unless asked for
@@ -21,7 +22,7 @@ FILE_TYPES = {
 }  # fmt: skip
 
 
-def describe(gguf: GGUF, verbose: bool = False) -> SourceInfo:
+def describe(gguf: Checkpoint, verbose: bool = False) -> SourceInfo:
     """The SourceInfo of an open file; `verbose` keeps long arrays."""
     architecture = gguf.require("general.architecture", str)
     return SourceInfo(
@@ -38,12 +39,12 @@ def describe(gguf: GGUF, verbose: bool = False) -> SourceInfo:
     )
 
 
-def parameter_count(gguf: GGUF) -> int:
+def parameter_count(gguf: Checkpoint) -> int:
     """Weights of all tensors."""
     return sum(math.prod(info.shape) for info in gguf.tensors.values())
 
 
-def _token(gguf: GGUF, key: str) -> str:
+def _token(gguf: Checkpoint, key: str) -> str:
     """The text of the token whose id `key` holds; "" where there is none."""
     tokens = gguf.metadata.get("tokenizer.ggml.tokens")
     token_id = gguf.get(key, int, -1)
@@ -52,7 +53,7 @@ def _token(gguf: GGUF, key: str) -> str:
     return str(_plain(next(islice(tokens, token_id, None)), False))
 
 
-def _file_type(gguf: GGUF) -> str:
+def _file_type(gguf: Checkpoint) -> str:
     """The quantization's name; the commonest block type where the file names none that is known."""
     declared = FILE_TYPES.get(gguf.get("general.file_type", int, -1))
     if declared:

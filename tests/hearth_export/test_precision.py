@@ -43,6 +43,7 @@ def random_blocks(bits: int, block: int, *, affine: bool, num_blocks: int = NUM_
 def held(packed: PackedRows, layout: Layout) -> Floats:
     """(rows, num_columns): each code less its zero point, times its scale."""
     rows = len(packed.codes)
+    assert packed.scales is not None
     w = np.zeros((rows, layout.num_columns), np.float32)
     for r in range(rows):
         for k in range(layout.num_columns):
@@ -70,6 +71,7 @@ def weights(packed: PackedRows, layout: Layout) -> Floats:
 
 def assert_sizes_are_as_planned(packed: PackedRows, layout: Layout) -> None:
     assert packed.codes.shape == (ROWS, layout.code_bytes)
+    assert packed.scales is not None
     assert packed.scales.nbytes == ROWS * layout.scale_bytes
     assert (0 if packed.zero_points is None else packed.zero_points.nbytes) == ROWS * layout.zero_point_bytes
     assert (0 if packed.offsets is None else packed.offsets.nbytes) == ROWS * layout.offset_bytes
