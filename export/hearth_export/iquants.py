@@ -43,7 +43,7 @@ def _sign_words() -> Words:
 def _even_sign_words() -> Words:
     """As `_sign_words` of seven bits; the eighth makes the number of negative values even."""
     seven = np.arange(128, dtype=np.uint8)
-    odd = np.unpackbits(seven[:, None], axis=1).sum(axis=1, dtype=np.uint8) & np.uint8(1)
+    odd: Bytes = np.unpackbits(seven[:, None], axis=1).sum(axis=1, dtype=np.uint8) & np.uint8(1)
     return _sign_words()[seven | odd << np.uint8(7)]
 
 

@@ -10,6 +10,8 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
+from tests.hearth_export.random_blocks import dequantized
+
 Floats = NDArray[np.float32]
 
 
@@ -43,8 +45,7 @@ class FloatLlama:
 
     def _weight(self, name: str) -> Floats:
         tensor = self._tensors[name]
-        weights: Floats = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
-        return weights
+        return dequantized(tensor.tensor_type.name, tensor.data)
 
     def _norm(self, x: Floats, weight: str) -> Floats:
         scale = np.sqrt((x * x).mean(-1, keepdims=True) + np.float32(self.epsilon))

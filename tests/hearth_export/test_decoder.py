@@ -21,7 +21,15 @@ from tests.tiny import write_tiny_gguf
 TOKENS = [40, 7, 101, 77, 250, 64, 64, 9, 130, 33, 81, 5, 199, 260, 17, 90, 111, 52, 3, 240, 66, 31]
 MAX_ERROR = 0.05  # int8 activations cost 0.01 to 0.03 in these nets; a wrong order of rows or columns costs 1
 WIDE: dict[str, Any] = {"hidden_size": 256, "ffn_size": 512}  # the 256 element types need such rows
-HOLDERS = {"Q4_1": "augap", "Q5_1": "augap", "Q2_K": "off", "Q4_K": "augap", "Q5_K": "augap"}
+HOLDERS = {
+    "Q4_1": "augap",
+    "Q5_1": "augap",
+    "Q2_K": "off",
+    "Q4_K": "augap",
+    "Q5_K": "augap",
+    "IQ1_S": "augap",
+    "IQ3_S": "augap",
+}
 FLOATS = ("F32", "F16", "BF16")
 FACTORS = Tensor("rope_freqs.weight", (8,), "F32", np.array([1, 1, 1.5, 2, 4, 8, 8, 8], np.float32))
 YARN: dict[str, Meta] = {

@@ -52,7 +52,8 @@ def random_rows(name: str, rows: int = 7, blocks: int = 5) -> NDArray[np.uint8]:
 
 
 def random_scales(rng: np.random.Generator, shape: tuple[int, int]) -> NDArray[np.float64]:
-    return np.exp2(rng.uniform(-9, -1, shape)) * rng.choice([-1, 1], shape)
+    magnitudes = np.exp2(rng.uniform(-9, -1, shape))
+    return np.asarray(magnitudes * rng.choice([-1, 1], shape), np.float64)
 
 
 @pytest.mark.parametrize("name", [name for name in SCALES if name not in AFFINE])
