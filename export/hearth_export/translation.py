@@ -181,3 +181,14 @@ def renamed(
             for kind in ("weight", "bias"):
                 pairs[f"blk.{layer}.{ours}.{kind}"] = f"{prefix}.{layer}.{theirs}.{kind}"
     return {ours: (Source(theirs),) for ours, theirs in pairs.items() if theirs in names}
+
+
+def drop_tied_head(config: Config, tensors: dict[str, tuple[Source, ...]], tied: bool) -> frozenset[str]:
+    """Takes a head out of `tensors` that `tie_word_embeddings` (`tied` where it is absent) says to be the embedding;
+    the stored tensors that are ignored for it. BadCheckpoint where there is neither that nor a head."""
+    if flag(config, "tie_word_embeddings", tied):
+        tensors.pop("output.weight", None)
+        return frozenset({"lm_head.weight"})
+    if "output.weight" not in tensors:
+        raise BadCheckpoint("tensor lm_head.weight is missing, and tie_word_embeddings does not say that it may be")
+    return frozenset()
