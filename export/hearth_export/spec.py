@@ -24,7 +24,18 @@ __all__ = [
 ]
 
 # general.architecture -> the module whose read_spec(checkpoint) gives its spec
-ARCHITECTURES = {"llama": "hearth_export.arch.llama"}
+ARCHITECTURES = {
+    "gemma": "hearth_export.arch.gemma",
+    "gemma2": "hearth_export.arch.gemma2",
+    "gemma3": "hearth_export.arch.gemma3",
+    "granite": "hearth_export.arch.granite",
+    "granitemoe": "hearth_export.arch.granitemoe",
+    "llama": "hearth_export.arch.llama",
+    "olmo2": "hearth_export.arch.olmo2",
+    "phi3": "hearth_export.arch.phi3",
+    "smollm3": "hearth_export.arch.smollm3",
+    "starcoder2": "hearth_export.arch.starcoder2",
+}
 
 
 class Activation(StrEnum):

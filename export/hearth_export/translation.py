@@ -16,7 +16,20 @@ from typing import Any
 from hearth_export.errors import BadCheckpoint, UnsupportedModel
 
 # model_type of config.json -> the module whose translate(config, names) says it in GGUF's words
-MODEL_TYPES = {"llama": "hearth_export.arch.llama"}
+MODEL_TYPES = {
+    "gemma": "hearth_export.arch.gemma",
+    "gemma2": "hearth_export.arch.gemma2",
+    "gemma3": "hearth_export.arch.gemma3",
+    "gemma3_text": "hearth_export.arch.gemma3",
+    "granite": "hearth_export.arch.granite",
+    "granitemoe": "hearth_export.arch.granitemoe",
+    "llama": "hearth_export.arch.llama",
+    "olmo2": "hearth_export.arch.olmo2",
+    "olmo3": "hearth_export.arch.olmo2",
+    "phi3": "hearth_export.arch.phi3",
+    "smollm3": "hearth_export.arch.smollm3",
+    "starcoder2": "hearth_export.arch.starcoder2",
+}
 
 Config = Mapping[str, Any]  # config.json
 MAX_WHOLE = 1 << 31

@@ -1,0 +1,109 @@
+"""gemma3: the text part of Gemma 3. Five layers with a window and a rotary base of their own, then one without."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from hearth_export import rope
+from hearth_export.arch.facts import Facts
+from hearth_export.arch.gemma import TANH, gemma_metadata, shifted
+from hearth_export.arch.gemma2 import MAX_CAP, NAMES, read_attention_scale, translate_attention_scale
+from hearth_export.arch.windows import read_windows, sliding_layers, translate_windows
+from hearth_export.checkpoint import Checkpoint
+from hearth_export.errors import BadCheckpoint, UnsupportedModel
+from hearth_export.rope_config import SLIDING, rope_config, translate_rope
+from hearth_export.spec import Activation, ModelSpec, QKNorm
+from hearth_export.translation import Config, Source, Translation, drop_tied_head, number, only, renamed, whole
+
+PREFIX = "gemma3"
+GEMMA3_NAMES = NAMES | {"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}
+PERIOD = 6
+WINDOW_BASE = 10000.0  # the local layers' rotary base, which old files leave out
+BASE = 1000000.0
+LAYERS_OF_27B = 62
+# A checkpoint with vision says the least of its text part.
+DEFAULTS: dict[str, Any] = {
+    "vocab_size": 262208,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "max_position_embeddings": 131072,
+    "sliding_window": 4096,
+}
+VISION = ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector.")
+TEXT_PREFIXES = ("language_model.model.", "model.language_model.")  # of checkpoints with vision
+
+
+def read_spec(checkpoint: Checkpoint) -> ModelSpec:
+    """The ModelSpec of a gemma3 checkpoint. What the file does not say is as llama.cpp takes it."""
+    facts = Facts(checkpoint, PREFIX)
+    sizes = facts.decoder_sizes()
+    windows = read_windows(facts, sizes["num_layers"], PERIOD)
+    ropes = [rope.read_rope(checkpoint, PREFIX, sizes["head_dim"], rows_interleaved=False)]
+    if windows:
+        ropes.append(rope.read_window_rope(checkpoint, PREFIX, sizes["head_dim"], WINDOW_BASE))
+    return ModelSpec(
+        architecture=PREFIX,
+        **sizes,
+        norm_epsilon=facts.rms_epsilon(),
+        ropes=tuple(ropes),
+        layer_ropes=tuple(int(window > 0) for window in windows),
+        windows=windows,
+        qk_norm=QKNorm.HEAD,
+        post_norms=True,
+        attention_scale=read_attention_scale(facts, sizes, LAYERS_OF_27B),
+        logit_softcap=facts.number("final_logit_softcapping", 0, MAX_CAP, 0.0),
+        embedding_scale=sizes["hidden_size"] ** 0.5,
+        activation=Activation.GELU_TANH,
+    )
+
+
+def translate(config: Config, names: Collection[str]) -> Translation:
+    """A Gemma 3 checkpoint of Hugging Face, its text part if it has vision too, in GGUF's words."""
+    text = _text_config(config)
+    num_layers, head_dim = whole(text, "num_hidden_layers"), whole(text, "head_dim")
+    metadata = gemma_metadata(PREFIX, text)
+    metadata[f"{PREFIX}.attention.scale"] = translate_attention_scale(text)
+    metadata[f"{PREFIX}.final_logit_softcapping"] = number(text, "final_logit_softcapping", 0.0)
+    metadata |= _windows(text, num_layers)
+    words = translate_rope(PREFIX, text, head_dim, BASE)
+    tensors = _tensors(names, num_layers)
+    ignored = drop_tied_head(text, tensors, tied=True)
+    ignored |= {name for name in names if name.startswith(VISION) or name.endswith("lm_head.weight")}
+    return Translation(PREFIX, metadata | words.metadata, shifted(tensors), ignored=ignored, vectors=words.vectors)
+
+
+def _text_config(config: Config) -> Config:
+    text = config.get("text_config", config)
+    if not isinstance(text, Mapping):
+        raise BadCheckpoint("config.json: text_config is no object")
+    only(text, "hidden_activation", TANH)
+    only(text, "use_bidirectional_attention", False, None)
+    only(text, "attn_logit_softcapping", None)
+    return {**DEFAULTS, **text}
+
+
+def _windows(text: Config, num_layers: int) -> dict[str, Any]:
+    """The keys of windows, and of the rotary base in layers that have them."""
+    given = text.get("sliding_window_pattern", text.get("_sliding_window_pattern"))
+    period = PERIOD if given is None else whole({"sliding_window_pattern": given}, "sliding_window_pattern")
+    if text.get("sliding_window") is None and any(sliding_layers(text, num_layers, period)):
+        raise BadCheckpoint("config.json: sliding_window is null, but there are layers with a window")
+    settings = rope_config(text, SLIDING)
+    if settings.where.endswith(SLIDING):
+        if settings.kind != "default":
+            raise UnsupportedModel(f"config.json: {settings.where} is of type '{settings.kind}'; only default can be")
+        base = settings.number("rope_theta", WINDOW_BASE)
+    else:
+        base = number(text, "rope_local_base_freq", WINDOW_BASE)
+    return translate_windows(PREFIX, text, num_layers, period) | {f"{PREFIX}.rope.freq_base_swa": base}
+
+
+def _tensors(names: Collection[str], num_layers: int) -> dict[str, tuple[Source, ...]]:
+    """The text part's tensors, which go by longer names where there is vision too."""
+    prefix = next((prefix for prefix in TEXT_PREFIXES if f"{prefix}norm.weight" in names), "model.")
+    short = {f"model.{name.removeprefix(prefix)}": name for name in names if name.startswith(prefix)}
+    short |= {name.removeprefix("language_model."): name for name in names if name.endswith("lm_head.weight")}
+    tensors = renamed(num_layers, short, GEMMA3_NAMES)
+    return {ours: (Source(short[sources[0].name]),) for ours, sources in tensors.items()}
