@@ -30,9 +30,10 @@ from hearthd.scheduler import placement
 from hearthd.scheduler.pressure import Watch
 from hearthd.scheduler.runner import ProcessRunner
 from hearthd.scheduler.scheduler import Scheduler
+from hearthd.store import media
 from hearthd.store.shipped import PROVIDERS, install_shipped
 from hearthd.store.store import ModelStore, StoredModel, open_store
-from hearthd.store.variant import VariantInfo
+from hearthd.store.variant import ENCODER, VariantInfo
 from hearthd.threads import in_thread
 from hearthd.transfer.messages import Settings
 
@@ -129,14 +130,14 @@ async def prepare(
     if contents.adapters:
         raise ExportFailed(f"{model.name.short} has an adapter, which this version cannot merge into its checkpoint")
     if not await in_thread(lambda: install_shipped(store, model.manifest)):
-        if contents.model_path is None:
+        if not model.manifest.of(*media.SOURCES):
             raise ExportFailed(f"{model.name.short} holds no checkpoint that can be run")
         await ensure_variant(store, contents.model_digest, _stage_log(model.name.short))
     found = [(path, info) for path, info in store.variants(contents.model_digest) if info.provider in PROVIDERS]
     if not found:
         raise ExportFailed(f"{model.name.short}: the converter left no variant")
     directory, info = found[0]
-    if packed:
+    if packed and info.kind != ENCODER:
         await ensure_packed(directory, info, kv_type)
     return directory, info
 

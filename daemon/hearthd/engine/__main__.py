@@ -54,9 +54,13 @@ def run(channel: Channel) -> int:
     Beside(lambda: _leave_files(load))
     serving.result()
     from hearthd.engine.batch import Batch
+    from hearthd.engine.encoding import Encodings
     from hearthd.engine.serving import serve, serve_vocabulary
 
-    if opened.session is None:
+    if opened.encoder is not None:
+        encodings = Encodings(opened.encoder, opened.tokenizer, answer.num_ctx, channel.send)
+        serve(channel, encodings, opened.tokenizer, answer.num_ctx)
+    elif opened.session is None:
         serve_vocabulary(channel, opened.tokenizer, answer.num_ctx)
     else:
         batch = Batch(

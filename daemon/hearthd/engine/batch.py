@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from hearthd.engine.cached import CachedTokens
 from hearthd.engine.channel import Closed
 from hearthd.engine.chunks import next_size
-from hearthd.engine.frames import Failed, Frame, Generate
+from hearthd.engine.frames import Embed, Failed, Frame, Generate
 from hearthd.engine.grammar import GrammarError
 from hearthd.engine.preparation import Preparation
 from hearthd.engine.reading import Reading
@@ -142,7 +142,7 @@ class Batch:
         """Whether there is nothing to do."""
         return not self._waiting and all(slot.sequence is None for slot in self._slots)
 
-    def add(self, request: Generate) -> None:
+    def add(self, request: Generate | Embed) -> None:
         """Queues a request; its answer goes to `send`, now where it is refused, else in later steps."""
         try:
             self.enter(self.preparation.prepared(request))

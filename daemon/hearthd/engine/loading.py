@@ -19,9 +19,10 @@ from hearthd.engine.resuming import Resumed, resume, saved_prompts
 from hearthd.engine.session import Session, step_sizes, window
 from hearthd.engine.tokens import Tokenizer
 from hearthd.store.needs import needs
-from hearthd.store.variant import VARIANT_FILE, VariantInfo, read_variant
+from hearthd.store.variant import ENCODER, VARIANT_FILE, VariantInfo, read_variant
 
 if TYPE_CHECKING:
+    from hearthd.engine.encoder import EncoderSession
     from hearthd.engine.prefixes import SavedPrefixes
 
 log = logging.getLogger(__name__)
@@ -41,9 +42,10 @@ class Opened:
 
     info: VariantInfo
     tokenizer: Tokenizer
-    session: Session | None  # None: only the vocabulary was wanted
+    session: Session | None  # None: only the vocabulary was wanted, or the model is an encoder
     prompts: SavedPrefixes | None = None  # where evaluated prompts outlive the process
     resumed: Resumed | None = None  # what was saved of the prompt that comes first
+    encoder: EncoderSession | None = None
 
 
 def open_model(load: Load) -> Opened:
@@ -53,7 +55,7 @@ def open_model(load: Load) -> Opened:
     info = read_info(directory)
     tokenizer = Beside(lambda: _open_tokenizer(directory, info))
     try:
-        opened = None if load.vocab_only else _open_session(load, directory, info, tokenizer)
+        opened = None if load.vocab_only else _open_either(load, directory, info, tokenizer)
     finally:
         opening.set()
     place_weights(load, directory)
@@ -64,6 +66,16 @@ def _open_tokenizer(directory: Path, info: VariantInfo) -> Tokenizer:
     """The tokenizer, whose library keeps the interpreter's lock while it reads; the session needs it for its start."""
     opening.wait()
     return Tokenizer(directory / info.tokenizer, info)
+
+
+def _open_either(load: Load, directory: Path, info: VariantInfo, tokenizer: Beside[Tokenizer]) -> Opened:
+    if info.kind != ENCODER:
+        return _open_session(load, directory, info, tokenizer)
+    from hearthd.engine.encoder import EncoderSession
+
+    provider = load_provider(info.provider if load.num_gpu else CPU, load.num_threads)
+    encoder = EncoderSession(directory, info, provider, num_batch=load.num_batch)
+    return Opened(info, tokenizer.result(), None, encoder=encoder)
 
 
 def _open_session(load: Load, directory: Path, info: VariantInfo, tokenizer: Beside[Tokenizer]) -> Opened:
@@ -143,6 +155,8 @@ def load_failure(error: Exception) -> LoadFailure:
 def loaded(load: Load, opened: Opened, load_ns: int) -> Loaded:
     """The answer to Load. What was read of a saved prompt is no part of what a load takes."""
     info, session = opened.info, opened.session
+    if opened.encoder is not None:
+        return _loaded_encoder(load, opened.encoder, load_ns)
     if session is None:
         needed = needs(info, num_ctx=load.num_ctx, vocab_only=True)
         size_bytes, resident_bytes = needed.total_bytes, trimming.anonymous_bytes()
@@ -165,4 +179,19 @@ def loaded(load: Load, opened: Opened, load_ns: int) -> Loaded:
         load_ns=load_ns,
         num_slots=session.num_slots,
         resident_bytes=trimming.anonymous_bytes() - resumed_bytes,
+    )
+
+
+def _loaded_encoder(load: Load, encoder: EncoderSession, load_ns: int) -> Loaded:
+    num_ctx = window(load.num_ctx, encoder.info)
+    pinned = load.use_mlock or not load.use_mmap
+    needed = needs(encoder.info, num_ctx=num_ctx, num_batch=load.num_batch, pinned=pinned)
+    return Loaded(
+        provider=encoder.provider,
+        device=encoder.device,
+        num_ctx=num_ctx,
+        size_bytes=needed.total_bytes,
+        size_vram_bytes=0,
+        load_ns=load_ns,
+        resident_bytes=trimming.anonymous_bytes(),
     )

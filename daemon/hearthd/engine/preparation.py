@@ -20,15 +20,17 @@ class Preparation:
         self._shifts = shifts
         self._grammars = Grammars(tokenizer, info)
 
-    def prepared(self, request: Generate) -> Sequence:
-        """The sequence. Raises RequestError, PromptTooLong, UnknownToken or GrammarError."""
+    def prepared(self, request: Generate | Embed) -> Sequence | Reading:
+        """The sequence. Raises RequestError, PromptTooLong, TextTooLong, UnknownToken, EmptyText or GrammarError."""
+        return self._reading(request) if isinstance(request, Embed) else self._sequence(request)
+
+    def _sequence(self, request: Generate) -> Sequence:
         sequence = Sequence(request)
         constraint = None if request.grammar is None else self._grammars.compile(request.grammar)
         sequence.prepare(self._tokenizer, self._info, num_ctx=self._num_ctx, shifts=self._shifts, constraint=constraint)
         return sequence
 
-    def reading(self, request: Embed) -> Reading:
-        """As `prepared`, for texts that become vectors. Raises RequestError, PromptTooLong or UnknownToken."""
+    def _reading(self, request: Embed) -> Reading:
         info = self._info
         if not info.has_hidden:
             raise RequestError(

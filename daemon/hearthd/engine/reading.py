@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from hearthd.engine.frames import Embed, Embedded
 from hearthd.engine.sequence import Status
-from hearthd.engine.vectors import finished
+from hearthd.engine.vectors import answer
 
 Floats = NDArray[np.float32]
 
@@ -61,13 +61,13 @@ class Reading:
         return 1 if last else 0
 
     def take(self, states: Floats, past: int) -> None:
-        """States (rows, hidden_size) of the tokens from position `past` on, or of the last one."""
+        """States (rows, hidden_size) of the tokens from position `past` on, or of the last one, or none."""
         if self._pooling == "mean":
             self._sum += states.sum(axis=0, dtype=np.float64)
         elif self._pooling == "cls":
             if past == 0:
                 self._vectors[self._current] = states[0]
-        else:
+        elif len(states):
             self._vectors[self._current] = states[-1]
 
     def end_text(self) -> None:
@@ -80,12 +80,5 @@ class Reading:
 
     def answer(self) -> Embedded:
         """The frame that ends the request. Raises NonFiniteVector."""
-        request = self._request
-        vectors = finished(self._vectors, normalize=request.normalize, dimensions=request.dimensions)
-        return Embedded(
-            id=self.id,
-            vectors=vectors.astype("<f4", copy=False).tobytes(),
-            size=vectors.shape[1],
-            prompt_count=sum(map(len, self._texts)),
-            prompt_ns=time.monotonic_ns() - self._started_ns if self._started_ns else 0,
-        )
+        elapsed_ns = time.monotonic_ns() - self._started_ns if self._started_ns else 0
+        return answer(self._request, self._vectors, sum(map(len, self._texts)), elapsed_ns)

@@ -14,9 +14,11 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
+from typing import Any, Protocol
 
-from hearthd.engine.batch import Batch, failure
+from hearthd.engine.batch import failure
 from hearthd.engine.channel import Channel, Closed
+from hearthd.engine.encoding import Encoding
 from hearthd.engine.frames import (
     Cancel,
     Embed,
@@ -31,7 +33,6 @@ from hearthd.engine.frames import (
     Trim,
     Trimmed,
 )
-from hearthd.engine.preparation import Preparation
 from hearthd.engine.reading import Reading
 from hearthd.engine.sequence import Sequence
 from hearthd.engine.tokens import Tokenizer
@@ -43,8 +44,42 @@ WITHOUT_WEIGHTS = (
 )
 IDLE_S = 5.0  # until pages leave that a file can give again; the step that fetches them back takes 1 to 5 ms longer
 
-Work = Sequence | Reading | Failed | Cancel | Trim | Leave
+Work = Sequence | Reading | Encoding | Failed | Cancel | Trim | Leave
 Inbox = SimpleQueue[Work]
+
+
+class Preparation(Protocol):
+    """Makes requests ready to be worked on, beside the main thread."""
+
+    def prepared(self, request: Generate | Embed) -> Any:
+        """What `Requests.enter` takes. Raises whatever is wrong with the request."""
+
+
+class Requests(Protocol):
+    """A model's work: Batch for a decoder, Encodings for an encoder. The main thread calls it."""
+
+    @property
+    def preparation(self) -> Preparation:
+        """Its own."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to do."""
+
+    def enter(self, prepared: Any) -> None:
+        """Queues what was prepared."""
+
+    def cancel(self, request_id: int) -> None:
+        """Ends the request at once; one that is unknown or has ended is left alone."""
+
+    def step(self) -> None:
+        """Works for a moment."""
+
+    def trim(self) -> None:
+        """Gives back what no running request needs."""
+
+    def save(self) -> None:
+        """Keeps what shall outlive the process."""
 
 
 class Clock:
@@ -105,17 +140,12 @@ class Intake:
         while True:
             request = queue.get()
             try:
-                self._inbox.put(self._prepared(request))
+                self._inbox.put(self._preparation.prepared(request))
             except Exception as error:
                 self._inbox.put(failure(request.id, error))
 
-    def _prepared(self, request: Generate | Embed) -> Sequence | Reading:
-        if isinstance(request, Embed):
-            return self._preparation.reading(request)
-        return self._preparation.prepared(request)
 
-
-def serve(channel: Channel, batch: Batch, tokenizer: Tokenizer, num_ctx: int) -> None:
+def serve(channel: Channel, batch: Requests, tokenizer: Tokenizer, num_ctx: int) -> None:
     """Works until the channel closes or the daemon says Leave. Raises Closed."""
     inbox, clock = Inbox(), Clock()
     intake = Intake(batch.preparation, inbox)
@@ -156,10 +186,10 @@ def serve_vocabulary(channel: Channel, tokenizer: Tokenizer, num_ctx: int) -> No
     raise Closed
 
 
-def take(channel: Channel, batch: Batch, intake: Intake, work: Work) -> None:
+def take(channel: Channel, batch: Requests, intake: Intake, work: Work) -> None:
     """Does what the inbox held. Raises Closed at Leave."""
     match work:
-        case Sequence() | Reading():
+        case Sequence() | Reading() | Encoding():
             batch.enter(work)
             if intake.arrived(work.id):
                 batch.cancel(work.id)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from hearthd.engine.frames import Embed, Embedded
+
 Floats = NDArray[np.float32]
 
 MIN_LENGTH = 1e-12  # a vector of zeros stays one
@@ -32,3 +34,10 @@ def finished(vectors: Floats, *, normalize: bool, dimensions: int) -> Floats:
     lengths = np.linalg.norm(wide, axis=1, keepdims=True)
     normalized: Floats = (wide / np.maximum(lengths, MIN_LENGTH)).astype(np.float32)
     return normalized
+
+
+def answer(request: Embed, vectors: Floats, num_tokens: int, prompt_ns: int) -> Embedded:
+    """The frame that ends `request`, whose texts have the `vectors` (n, hidden_size). Raises NonFiniteVector."""
+    wanted = finished(vectors, normalize=request.normalize, dimensions=request.dimensions)
+    content = wanted.astype("<f4", copy=False).tobytes()
+    return Embedded(request.id, content, wanted.shape[1], num_tokens, prompt_ns)

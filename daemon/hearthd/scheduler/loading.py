@@ -18,7 +18,7 @@ from hearthd.scheduler.estimates import Estimates, needs_of, size
 from hearthd.scheduler.lease import LoadedModel, LoadOptions, NextPrompt
 from hearthd.scheduler.runner import Runner
 from hearthd.store.store import StoredModel
-from hearthd.store.variant import VariantInfo
+from hearthd.store.variant import ENCODER, VariantInfo
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class Wanted:
     def _smaller(self, frame: Load) -> Load | None:
         if frame.num_slots > 1:
             return structs.replace(frame, num_slots=frame.num_slots // 2)
-        if self.any_num_ctx and frame.num_ctx > LEAST_NUM_CTX:
+        if self.any_num_ctx and self.info.kind != ENCODER and frame.num_ctx > LEAST_NUM_CTX:
             return structs.replace(frame, num_ctx=max(LEAST_NUM_CTX, frame.num_ctx // 2))
         return None
 
@@ -135,7 +135,7 @@ class Loader:
     ) -> LoadedModel:
         name, defaults = model.name.short, self._defaults
         directory, info = await self._prepare(model)
-        wanted = Wanted(key, model, info, self._frame(directory, options, info.context_length), options.num_ctx is None)
+        wanted = Wanted(key, model, info, self._frame(directory, options, info), options.num_ctx is None)
         frame = await self._make_room(wanted, residents)
         log.info("load %s: %d MiB needed, num_ctx %d", name, self._needed_bytes(wanted, frame) >> 20, frame.num_ctx)
         frame, runner = await self._spawn_with_room(wanted, frame, residents, await self._text(prompt))
@@ -152,11 +152,11 @@ class Loader:
             accelerated=defaults.accelerated,
         )
 
-    def _frame(self, directory: Path, asked: LoadOptions, context_length: int) -> Load:
+    def _frame(self, directory: Path, asked: LoadOptions, info: VariantInfo) -> Load:
         """What the runner is told: what was asked for, else the defaults."""
-        defaults = self._defaults
+        defaults, context_length = self._defaults, info.context_length
         asked = asked.clamped(context_length, accelerated=defaults.accelerated)
-        return Load(
+        frame = Load(
             variant_dir=str(directory),
             num_ctx=min(defaults.num_ctx, context_length) if asked.num_ctx is None else asked.num_ctx,
             num_threads=defaults.num_threads if asked.num_thread is None else asked.num_thread,
@@ -170,6 +170,9 @@ class Loader:
             prefix_dir=defaults.prefix_dir,
             prefix_bytes=defaults.prefix_bytes,
         )
+        if info.kind == ENCODER:  # texts take turns, and nothing of them is kept
+            return structs.replace(frame, num_slots=1, kv_type="", prefix_dir="")
+        return frame
 
     async def _make_room(self, wanted: Wanted, residents: Residents) -> Load:
         """What is loaded: the frame that was wanted, or the largest that can fit. Returns when there is room for it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hearthd.store.variant import VariantInfo
+from hearthd.store.variant import ENCODER, VariantInfo
 
 # Measured on x86-64 (AVX-512) with Linux 6.18, glibc, Python 3.11 and ONNX Runtime 1.32: a model of next to nothing,
 # and SmolLM2-135M as int4 and int8 with 512 to 8192 tokens in 1 and 4 slots. tests/hearthd/store/test_needs.py measures
@@ -16,6 +16,8 @@ GRAPH_BYTES, LAYER_BYTES = 1 << 20, 25 << 10  # ONNX Runtime's own, of a graph a
 BLOCK = 32  # weights that share a scale
 SUM_BYTES = 4  # that the kernels add to each block: the sum of its quantized values
 CHUNK_TOKENS = 128  # evaluated in one step at most
+ENCODER_TOKENS = 512  # that an encoder evaluates in one step, if no text is longer
+ENCODER_BUFFERS, SCORE_BUFFERS = 14, 2  # of such a step: (tokens, hidden) float32; (heads, tokens, tokens) float32
 STEP_BYTES, STEP_BUFFERS = 4 << 20, 50  # a step's scratch memory: what it takes anyhow, and (chunk, hidden) float32
 FLOAT_BYTES = 4
 
@@ -58,6 +60,8 @@ def needs(
     runner_bytes = RUNNER_BYTES + TOKENIZER_FACTOR * info.files.get(info.tokenizer, 0)
     if vocab_only:
         return Needs(runner_bytes, 0, 0, 0, CODE_BYTES)
+    if info.kind == ENCODER:
+        return _encoder_needs(info, runner_bytes, num_ctx=num_ctx, num_batch=num_batch, pinned=pinned)
     step_bytes = STEP_BYTES + STEP_BUFFERS * min(num_batch, CHUNK_TOKENS) * info.hidden_size * FLOAT_BYTES
     return Needs(
         runner_bytes=runner_bytes,
@@ -65,6 +69,20 @@ def needs(
         table_bytes=2 * num_ctx * sum(len(rope.inv_freq) for rope in info.ropes) * FLOAT_BYTES,
         kv_bytes=num_slots * num_ctx * info.kv_bytes(kv_type),
         work_bytes=CODE_BYTES + step_bytes + num_slots * info.vocab_size * FLOAT_BYTES,
+    )
+
+
+def _encoder_needs(info: VariantInfo, runner_bytes: int, *, num_ctx: int, num_batch: int, pinned: bool) -> Needs:
+    """An encoder keeps nothing between steps; a step reads `num_batch` tokens, or one text that is longer."""
+    num_tokens = max(min(num_batch, ENCODER_TOKENS), num_ctx)
+    states_bytes = ENCODER_BUFFERS * num_tokens * info.hidden_size * FLOAT_BYTES
+    scores_bytes = SCORE_BUFFERS * info.num_heads * num_ctx * num_ctx * FLOAT_BYTES
+    return Needs(
+        runner_bytes=runner_bytes,
+        weight_bytes=_weight_bytes(info) + (_embedding_bytes(info) + CODE_BYTES if pinned else 0),
+        table_bytes=0,
+        kv_bytes=0,
+        work_bytes=CODE_BYTES + STEP_BYTES + states_bytes + scores_bytes,
     )
 
 

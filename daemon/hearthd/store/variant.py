@@ -18,6 +18,7 @@ import msgspec
 from hearthd import __version__
 
 SCHEMA = 1
+ENCODER = "encoder"  # a kind of variant; all others are decoders
 BUILD = 3  # counts what changed in the exporter's files within a version of hearth
 EXPORTER = f"{__version__}+{BUILD}"
 VARIANT_FILE = "variant.json"
@@ -83,7 +84,7 @@ class VariantInfo(msgspec.Struct, frozen=True, kw_only=True):
 
     schema: int = SCHEMA
     name: str  # "cpu-int4"
-    kind: str = "decoder"  # or "encoder", which has no KV cache and no ropes among its inputs
+    kind: str = "decoder"  # or ENCODER, which has no KV cache and no ropes among its inputs
     provider: str = "cpu"  # the provider class that runs it
     exporter: str  # EXPORTER of the one that made it; another one rebuilds
     source: str  # "sha256:<hex>" of the checkpoint
