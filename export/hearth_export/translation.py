@@ -88,7 +88,7 @@ def refuse_quantized(config: Config) -> None:
 
 
 def decoder_metadata(architecture: str, config: Config) -> dict[str, Any]:
-    """The keys that every decoder has: sizes, heads, context, rope.freq_base; no norm's epsilon, no rope scaling."""
+    """The keys that every decoder has: sizes, heads, context; no norm's epsilon, and nothing of rotary embedding."""
     hidden_size, num_heads = whole(config, "hidden_size"), whole(config, "num_attention_heads")
     head_dim = whole(config, "head_dim", hidden_size // num_heads)
     metadata = {
@@ -100,8 +100,6 @@ def decoder_metadata(architecture: str, config: Config) -> dict[str, Any]:
         "attention.head_count_kv": whole(config, "num_key_value_heads", num_heads),
         "attention.key_length": head_dim,
         "attention.value_length": head_dim,
-        "rope.dimension_count": head_dim,
-        "rope.freq_base": number(config, "rope_theta", 10000.0),
         "vocab_size": whole(config, "vocab_size"),
     }
     return {f"{architecture}.{key}": value for key, value in metadata.items()}
@@ -187,21 +185,28 @@ LAYER_NAMES = {
 def renamed(
     num_layers: int, names: Collection[str], layer_names: Mapping[str, str] = LAYER_NAMES, prefix: str = "model.layers"
 ) -> dict[str, tuple[Source, ...]]:
-    """The tensors among `names` that only change their names: weights and biases of layers, and those of the model."""
+    """The tensors among `names` that only change their names: weights and biases of layers, and those of the model.
+
+    A checkpoint saved without its head has no "model." before its names.
+    """
     pairs = dict(MODEL_NAMES)
     for layer in range(num_layers):
         for ours, theirs in layer_names.items():
             for kind in ("weight", "bias"):
                 pairs[f"blk.{layer}.{ours}.{kind}"] = f"{prefix}.{layer}.{theirs}.{kind}"
+    if MODEL_NAMES["token_embd.weight"] not in names:
+        pairs |= {ours: theirs.removeprefix("model.") for ours, theirs in pairs.items()}
     return {ours: (Source(theirs),) for ours, theirs in pairs.items() if theirs in names}
 
 
 def drop_tied_head(config: Config, tensors: dict[str, tuple[Source, ...]], tied: bool) -> frozenset[str]:
     """Takes a head out of `tensors` that `tie_word_embeddings` (`tied` where it is absent) says to be the embedding;
-    the stored tensors that are ignored for it. BadCheckpoint where there is neither that nor a head."""
+    the stored tensors that are ignored for it. BadCheckpoint where there is neither that nor a head; a checkpoint
+    saved without one, for embeddings, needs none."""
     if flag(config, "tie_word_embeddings", tied):
         tensors.pop("output.weight", None)
         return frozenset({"lm_head.weight"})
-    if "output.weight" not in tensors:
+    headless = tensors.get("token_embd.weight") == (Source("embed_tokens.weight"),)
+    if "output.weight" not in tensors and not headless:
         raise BadCheckpoint("tensor lm_head.weight is missing, and tie_word_embeddings does not say that it may be")
     return frozenset()

@@ -8,10 +8,13 @@ from typing import TypedDict
 from hearth_export.checkpoint import Checkpoint
 from hearth_export.errors import BadCheckpoint, UnsupportedModel
 from hearth_export.readers.gguf import MetaArray
+from hearth_export.spec import Pooling
 
 MAX_LAYERS = 1024
 MAX_WIDTH = 1 << 20
 MAX_CONTEXT = 1 << 27
+# `llama_pooling_type` in llama.cpp's llama.h
+POOLINGS = {0: None, 1: Pooling.MEAN, 2: Pooling.CLS, 3: Pooling.LAST}
 HEAD_STEP = 16  # GroupQueryAttention with rotary refuses other heads
 
 
@@ -85,6 +88,16 @@ class Facts:
 
     def layer_epsilon(self) -> float:
         return self.number("attention.layer_norm_epsilon", 0, 1)
+
+    def pooling(self) -> Pooling | None:
+        """How texts become vectors; None where the checkpoint does not say, or says that they do not."""
+        key = "pooling_type"
+        value = self.count(key, MAX_WIDTH, 0, least=0)
+        if value > max(POOLINGS):
+            raise UnsupportedModel(
+                f"{self.checkpoint.path}: {self.prefix}.{key} is {value}; 0 to {max(POOLINGS)} are known"
+            )
+        return POOLINGS[value]
 
     def decoder_sizes(self) -> Sizes:
         """All sizes, with heads that the attention kernel can take."""
