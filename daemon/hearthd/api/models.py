@@ -23,9 +23,10 @@ from hearthd.api.wire import (
     ShowResponse,
     Tensor,
 )
-from hearthd.errors import BadRequest, ExportFailed, InvalidName, ModelNotFound, NotFound
+from hearthd.errors import BadRequest, ExportFailed, InvalidName, ModelNotFound, NotFound, StoreError
 from hearthd.modelfile import Command, print_modelfile
 from hearthd.registry.exporter import inspect
+from hearthd.registry.variants import place_of
 from hearthd.store import names
 from hearthd.store.contents import ModelContents
 from hearthd.store.names import ModelName
@@ -139,14 +140,16 @@ async def _source(services: Services, contents: ModelContents, verbose: bool) ->
 
     None where it cannot be read: the rest is shown all the same.
     """
-    if contents.model_path is None:
-        return services.store.source_info(contents.model_digest) if contents.model_digest else None
-    known = None if verbose else services.store.source_info(contents.model_digest)
+    digest = contents.model_digest
+    known = services.store.source_info(digest) if digest else None
+    if not digest or not services.store.blobs.has(digest) or (known and not verbose):
+        return known
     try:
-        return known or await inspect(contents.model_path, verbose)
-    except ExportFailed as error:
+        with place_of(services.store, digest)() as path:
+            return await inspect(path, verbose)
+    except (ExportFailed, StoreError) as error:
         log.warning("%s", error)
-        return None
+        return known
 
 
 def _shown(

@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from hearthd import modelfile, options
+from hearthd import modelfile, options, repository
 from hearthd.command.client import Client
 from hearthd.command.failure import CommandFailed
 from hearthd.command.progress import Display, open_display
@@ -103,7 +103,7 @@ class _Request:
         for argument in arguments:
             if argument.startswith("@sha256:"):
                 fields["files"]["model.gguf"] = argument[1:]
-            elif paths := self._paths("FROM", argument):
+            elif paths := self._paths("FROM", argument, repository.checkpoint_files):
                 fields["files"] |= self._uploaded(paths)
             else:
                 fields["from"] = argument
@@ -112,28 +112,28 @@ class _Request:
     def _adapters(self, arguments: list[str]) -> dict[str, str]:
         found: dict[str, str] = {}
         for argument in arguments:
-            paths = self._paths("ADAPTER", argument)
+            paths = self._paths("ADAPTER", argument, _adapter_files)
             if not paths:
                 raise CommandFailed(f"ADAPTER {argument[:200]}: no such file")
             found |= self._uploaded(paths)
         return found
 
-    def _paths(self, word: str, argument: str) -> list[Path]:
-        """The files that the argument means; none where it is a model's name."""
+    def _paths(self, word: str, argument: str, in_directory: Callable[[Path], dict[str, Path]]) -> dict[str, Path]:
+        """The files that the argument means, by their names for the server; none where it is a model's name."""
         path = self._directory / _expanded(argument)
         try:
             if path.is_dir():
-                return _in_directory(word, argument, path)
+                return _listed(word, argument, path, in_directory)
             if path.exists():
-                return [path]
+                return {path.name: path}
         except (OSError, ValueError):  # a name that no file can have
             pass
         if argument.startswith(("/", "~", "./", "../")):
             raise CommandFailed(f"{word} {argument[:200]}: no such file")
-        return []
+        return {}
 
-    def _uploaded(self, paths: list[Path]) -> dict[str, str]:
-        return {path.name: self._upload(path) for path in paths}
+    def _uploaded(self, paths: dict[str, Path]) -> dict[str, str]:
+        return {name: self._upload(path) for name, path in paths.items()}
 
     def _upload(self, path: Path) -> str:
         """The digest of the file, which the server has afterwards."""
@@ -170,13 +170,17 @@ def _blocks(path: Path, size: int) -> Iterator[bytes]:
         raise CommandFailed(f"{path} cannot be read: {error.strerror}") from None
 
 
-def _in_directory(word: str, argument: str, path: Path) -> list[Path]:
-    paths = sorted(path.glob("*.gguf"))
-    if not paths:
-        raise CommandFailed(
-            f"{word} {argument[:200]}: the directory holds no GGUF file; safetensors come with a later version"
-        )
-    return paths
+def _listed(word: str, argument: str, path: Path, files_of: Callable[[Path], dict[str, Path]]) -> dict[str, Path]:
+    try:
+        return files_of(path)
+    except HearthError as error:
+        raise CommandFailed(f"{word} {argument[:200]}: {error}") from None
+    except OSError as error:
+        raise CommandFailed(f"{word} {argument[:200]} cannot be read: {error.strerror}") from None
+
+
+def _adapter_files(directory: Path) -> dict[str, Path]:
+    return {path.name: path for path in repository.adapter_files(directory)}
 
 
 def _size(path: Path) -> int:

@@ -1,4 +1,4 @@
-"""Creating a model: from a GGUF file of this machine, from an uploaded blob, or from another model.
+"""Creating a model: from a checkpoint of this machine, from uploaded files, or from another model.
 
 What a client sees of it is a series of Progress; the manifest is written at the end or not at all.
 """
@@ -14,13 +14,14 @@ import msgspec
 from hearthd.errors import BadRequest, ModelNotFound
 from hearthd.registry.assembly import Assembly
 from hearthd.registry.capabilities import capabilities
-from hearthd.registry.checkpoint import NOT_FLOAT, Checkpoint, Checkpoints, refuse_adapters
+from hearthd.registry.checkpoint import NOT_FLOAT, Checkpoint, Checkpoints
 from hearthd.registry.detect import detect
 from hearthd.registry.families import Family
 from hearthd.registry.image import image_config, with_info
 from hearthd.registry.overlay import TEMPLATES, overlaid
 from hearthd.registry.progress import Progress, Report, steps_of
 from hearthd.registry.spec import CreateSpec
+from hearthd.registry.uploads import Files, uploaded, uploaded_adapter
 from hearthd.registry.variants import ensure_variant
 from hearthd.store import manifest, media
 from hearthd.store.manifest import ImageConfig, Layer, Manifest
@@ -33,7 +34,7 @@ Pull = Callable[[ModelName], AsyncGenerator[Progress, None]]
 
 
 # of the checkpoint itself: they go with it
-_OF_CHECKPOINT = (media.MODEL, media.VARIANT, media.VARIANT_FILE, media.SOURCE)
+_OF_CHECKPOINT = (*media.CHECKPOINT, media.VARIANT, media.VARIANT_FILE, media.SOURCE)
 
 
 async def create(
@@ -75,13 +76,14 @@ class _Creation:
         self._report: Report
         self._assembly: Assembly
         self._checkpoints: Checkpoints
+        self._adapter: tuple[str, Files] | None = None
 
     async def run(self, report: Report) -> None:
         """Do it all, or leave nothing behind."""
         self._report = report
         if text := self._spec.template:
             await in_thread(lambda: _check_template(text))
-        refuse_adapters(self._store, self._spec.adapters, self._spec.adapter_paths)
+        self._adapter = uploaded_adapter(self._store.blobs, self._spec.adapters, self._spec.adapter_paths)
         self._store.check_writable()
         with Assembly(self._store, report) as self._assembly:
             self._checkpoints = Checkpoints(self._assembly, self._python)
@@ -106,7 +108,8 @@ class _Creation:
         if spec.path is not None:
             return await self._from_checkpoint(await self._checkpoints.of_path(spec.path))
         if spec.files:
-            return await self._from_checkpoint(await self._checkpoints.of_upload(spec.files))
+            files = uploaded(self._store.blobs, spec.files)
+            return await self._from_checkpoint(await self._checkpoints.of_upload(files))
         raise BadRequest("neither 'from' or 'files' was specified")
 
     async def _parent(self, name: ModelName) -> StoredModel:
@@ -114,7 +117,7 @@ class _Creation:
             return self._store.resolve(name)
         except ModelNotFound as error:
             if self._pull is None:
-                raise BadRequest(f"{error}: pull it, or create it from a GGUF file first") from None
+                raise BadRequest(f"{error}: pull it, or create it from a checkpoint first") from None
         async with aclosing(self._pull(name)) as steps:
             async for step in steps:
                 if step.status != "success":  # the create is not at its end
@@ -124,42 +127,49 @@ class _Creation:
     async def _from_model(self, parent: StoredModel) -> _Start:
         self._assembly.hold(*(part.digest for part in parent.manifest.parts), *filter(None, [parent.source]))
         layers = list(parent.manifest.layers)
-        if self._spec.quantize:
-            return await self._from_quantized(parent, layers)
+        if self._spec.quantize or self._adapter:
+            return await self._from_changed(parent, layers)
         for layer in parent.manifest.needed[1:]:
             self._assembly.tell(layer)
         return _Start(parent.config, [_marked(layer, parent) for layer in layers])
 
-    async def _from_quantized(self, parent: StoredModel, layers: list[Layer]) -> _Start:
-        models = parent.manifest.of(media.MODEL)
+    async def _from_changed(self, parent: StoredModel, layers: list[Layer]) -> _Start:
+        models = parent.manifest.of(*media.SOURCES)
         if not models:
-            raise BadRequest(NOT_FLOAT)
-        checkpoint = await self._checkpoints.of_blob(models[0].digest, parent.name.short)
-        checkpoint = await self._checkpoints.quantized(checkpoint, self._spec.quantize)
-        model = await self._converted(checkpoint)
+            raise BadRequest(NOT_FLOAT if self._adapter is None else f"{parent.name.short} came without its checkpoint")
+        checkpoint = await self._changed(await self._checkpoints.of_blob(models[0].digest, parent.name.short))
+        made = await self._converted(checkpoint)
         kept = [layer for layer in layers if layer.media_type not in _OF_CHECKPOINT]
         for layer in kept:
             self._assembly.tell(layer)
-        config = msgspec.structs.replace(parent.config, file_type=checkpoint.info.file_type)
-        return _Start(config, [model, *kept])
+        facts = {"file_type": checkpoint.info.file_type, "model_format": checkpoint.info.format}
+        return _Start(msgspec.structs.replace(parent.config, **facts), [*made, *kept])
 
     async def _from_checkpoint(self, checkpoint: Checkpoint) -> _Start:
-        self._report(Progress("parsing GGUF"))
+        self._report(Progress("parsing GGUF" if checkpoint.info.format == "gguf" else "unpacking model metadata"))
         info = checkpoint.info
         family = detect(info.chat_template or "", info.bos_token, info.eos_token)
         if family is not None:
             self._report(Progress(f"using autodetected template {family.name}"))
+        checkpoint = await self._checkpoints.stored(await self._changed(checkpoint))
+        return _Start(image_config(checkpoint.info), await self._converted(checkpoint), family)
+
+    async def _changed(self, checkpoint: Checkpoint) -> Checkpoint:
+        """The checkpoint with the adapter merged into it, quantized, as the spec asks."""
+        if self._adapter is not None:
+            name, files = self._adapter
+            checkpoint = await self._checkpoints.merged(checkpoint, files, name)
         if self._spec.quantize:
             checkpoint = await self._checkpoints.quantized(checkpoint, self._spec.quantize)
-        model = await self._converted(await self._checkpoints.stored(checkpoint))
-        return _Start(image_config(checkpoint.info), [model], family)
+        return checkpoint
 
-    async def _converted(self, checkpoint: Checkpoint) -> Layer:
-        """The checkpoint's layer, once there is a variant of it."""
+    async def _converted(self, checkpoint: Checkpoint) -> list[Layer]:
+        """The checkpoint's layers, once there is a variant of it."""
         await ensure_variant(self._store, checkpoint.digest, self._report, python=self._python)
-        layer = self._assembly.layer(media.MODEL, checkpoint.digest)
-        self._assembly.tell(layer)
-        return layer
+        layers = self._checkpoints.layers(checkpoint.digest)
+        for layer in layers:
+            self._assembly.tell(layer)
+        return layers
 
     # the end
 
@@ -185,7 +195,7 @@ class _Creation:
         return with_info(config, spec.info)
 
     def _source(self, layers: list[Layer]) -> SourceInfo | None:
-        models = [layer.digest for layer in layers if layer.media_type == media.MODEL]
+        models = [layer.digest for layer in layers if layer.media_type in media.SOURCES]
         return self._store.source_info(models[0]) if models else None
 
 
@@ -202,4 +212,4 @@ def _check_template(text: str) -> None:
 
 def _marked(layer: Layer, parent: StoredModel) -> Layer:
     """A checkpoint's layer says where it comes from: a registry may have it there."""
-    return msgspec.structs.replace(layer, from_=parent.name.short) if layer.media_type == media.MODEL else layer
+    return msgspec.structs.replace(layer, from_=parent.name.short) if layer.media_type in media.CHECKPOINT else layer

@@ -2,11 +2,12 @@
 
     convert <source> --digest sha256:<hex> --out <variant root>
     quantize <source> --to <file type> --out <file>
+    merge <source> --adapter <adapter> --out <file>
     inspect <source> [--verbose]
 
 It works in `.tmp-<pid>-*` in the variant root, or beside the file, and publishes by rename. `convert` prints one
 JSON object a line: `{"stage": "...", "done": 1, "total": 2}`, and at last `{"result": {"variant": "<name>"}}` or
-`{"error": "<sentence>"}`; `quantize` too, its result naming the file. `inspect` prints a SourceInfo, or
+`{"error": "<sentence>"}`; `quantize` and `merge` too, their result naming the file. `inspect` prints a SourceInfo, or
 `{"error": "<sentence>"}`.
 """
 
@@ -17,8 +18,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncGenerator
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractContextManager, aclosing, nullcontext, suppress
 from pathlib import Path
 
 import msgspec
@@ -36,6 +37,15 @@ MODULE = ("-m", "hearth_export")
 MAX_LINE_BYTES = 64 << 20  # a verbose SourceInfo holds a whole vocabulary
 STDERR_BYTES = 8 << 10
 TERM_GRACE_S = 2.0
+
+
+# where a checkpoint is, file or directory, for as long as the block runs
+Place = Callable[[], AbstractContextManager[str]]
+
+
+def at(path: Path) -> Place:
+    """The place of what lies at `path` anyhow."""
+    return lambda: nullcontext(str(path))
 
 
 class ExportProgress(msgspec.Struct, frozen=True):
@@ -72,7 +82,7 @@ _conversions: Shared[Path, ExportProgress] = Shared()  # by variant root
 
 
 async def convert(
-    source: Path, digest: str, variant_root: Path, *, python: str = sys.executable
+    source: Place, digest: str, variant_root: Path, *, python: str = sys.executable
 ) -> AsyncGenerator[ExportProgress, None]:
     """Convert the checkpoint `source`; what comes is its progress, the last one with `variant` set.
 
@@ -80,15 +90,15 @@ async def convert(
     last of them leaves. A caller that is slow to take progress misses the older ones.
     Raises ExportFailed with the converter's sentence, or with how it died.
     """
-    arguments = ("convert", str(source), "--digest", digest, "--out", str(variant_root))
 
     async def work(publish: Publish[ExportProgress]) -> None:
-        child = await _Child.start(python, *arguments)
-        try:
-            await _relay(child, variant_root, publish)
-        finally:
-            await child.kill()
-            clear_abandoned(variant_root)
+        with source() as path:
+            child = await _Child.start(python, "convert", path, "--digest", digest, "--out", str(variant_root))
+            try:
+                await _relay(child, variant_root, publish)
+            finally:
+                await child.kill()
+                clear_abandoned(variant_root)
 
     async with aclosing(_conversions.follow(variant_root, work)) as steps:
         async for progress in steps:
@@ -108,16 +118,33 @@ async def _relay(child: _Child, variant_root: Path, publish: Publish[ExportProgr
 
 
 async def quantize(
-    source: Path, to: str, out: Path, *, python: str = sys.executable
+    source: str | Path, to: str, out: Path, *, python: str = sys.executable
 ) -> AsyncGenerator[ExportProgress, None]:
-    """Write the GGUF file `source`, which holds floats, as the file type `to` ("Q4_K_M") to `out`; what comes is the
-    progress in bytes of the source, the last one with stage "done" and the bytes of `out`.
+    """Write the checkpoint at `source`, which holds floats, as a GGUF file of type `to` ("Q4_K_M") to `out`; what comes
+    is as of `written`."""
+    async with aclosing(_written(out, ("quantize", str(source), f"--to={to}"), python)) as steps:
+        async for step in steps:
+            yield step
+
+
+async def merge(
+    source: str, adapter: str, out: Path, *, python: str = sys.executable
+) -> AsyncGenerator[ExportProgress, None]:
+    """Write the checkpoint at `source` with the adapter merged into it to the GGUF file `out`; what comes is as of
+    `written`."""
+    async with aclosing(_written(out, ("merge", source, "--adapter", adapter), python)) as steps:
+        async for step in steps:
+            yield step
+
+
+async def _written(out: Path, arguments: tuple[str, ...], python: str) -> AsyncGenerator[ExportProgress, None]:
+    """Progress in bytes of the source, the last one with stage "done" and the bytes of `out`.
 
     A caller that leaves before that (`aclosing`, or cancelled) ends the converter, and nothing half-made stays; nor
     does `out`, unless it was there before. Raises ExportFailed with the converter's sentence, or with how it died.
     """
     was_there = await in_thread(out.exists)
-    child = await _Child.start(python, "quantize", str(source), f"--to={to}", "--out", str(out))
+    child = await _Child.start(python, *arguments, "--out", str(out))
     result = last = None
     try:
         while line := await child.read_line():
@@ -135,7 +162,7 @@ async def quantize(
     yield ExportProgress("done", result.num_bytes, result.num_bytes)
 
 
-async def inspect(source: Path, verbose: bool = False, *, python: str = sys.executable) -> SourceInfo:
+async def inspect(source: str | Path, verbose: bool = False, *, python: str = sys.executable) -> SourceInfo:
     """What the checkpoint `source` says of itself; `verbose`: long arrays in full.
 
     Raises ExportFailed with the converter's sentence, or with how it died.

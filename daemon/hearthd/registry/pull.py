@@ -127,7 +127,7 @@ class _Pull:
             return
         wanted = sum(part.size - self._store.blobs.partial_bytes(part.digest) for part in missing)
         if not any(variant.fits for variant in shipped_variants(manifest)):
-            checkpoints = {part.digest: part.size for part in missing if part.media_type == media.MODEL}
+            checkpoints = {part.digest: part.size for part in missing if part.media_type in media.CHECKPOINT}
             wanted += int(VARIANT_SHARE * sum(checkpoints.values()))
         free = free_bytes(self._store.blobs.root)
         if wanted + SLACK_BYTES > free:
@@ -140,12 +140,12 @@ class _Pull:
         """Have a variant, from the layers or converted here."""
         if await in_thread(lambda: install_shipped(self._store, manifest)):
             self._report(Progress("using the converted model of the registry"))
-        elif manifest.of(media.MODEL):
-            await ensure_variant(self._store, manifest.of(media.MODEL)[0].digest, self._report, python=self._python)
+        elif sources := manifest.of(*media.SOURCES):
+            await ensure_variant(self._store, sources[0].digest, self._report, python=self._python)
 
     def _check_runnable(self, manifest: Manifest) -> None:
         variants = shipped_variants(manifest)
-        if variants and not manifest.of(media.MODEL) and not any(variant.fits for variant in variants):
+        if variants and not manifest.of(*media.SOURCES) and not any(variant.fits for variant in variants):
             providers = ", ".join(sorted({variant.provider for variant in variants}))
             raise TransferFailed(
                 f"{self._name.short} comes without its checkpoint and converted for {providers} only; "

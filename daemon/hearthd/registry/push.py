@@ -91,14 +91,14 @@ class _Push:
             variants = await self._variants(model)
             kept = without_variants(model.manifest)
         if not self._with_source:
-            kept = tuple(layer for layer in kept if layer.media_type != media.MODEL)
+            kept = tuple(layer for layer in kept if layer.media_type not in media.CHECKPOINT)
         here = [layer for layer in kept if layer.media_type not in manifest.OPTIONAL or self._has(layer)]
         return [*(self._stored(layer) for layer in here), *variants]
 
     async def _variants(self, model: StoredModel) -> list[Parcel]:
         if model.source is None:
             raise BadRequest(f"{model.name.short} holds no checkpoint, so nothing can be converted from it")
-        if model.manifest.of(media.MODEL):
+        if model.manifest.of(*media.SOURCES):
             await ensure_variant(self._store, model.source, self._report)
         return await pack_variants(self._store, model.source, self._report)
 

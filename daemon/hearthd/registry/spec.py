@@ -35,9 +35,9 @@ class CreateSpec(msgspec.Struct, frozen=True, kw_only=True):
     name: ModelName
     from_model: ModelName | None = None
     files: dict[str, str] = {}  # relative file name -> digest of an uploaded blob
-    path: Path | None = None  # a GGUF file of this machine
+    path: Path | None = None  # a GGUF file of this machine, or a directory with safetensors, ONNX or GGUF
     adapters: dict[str, str] = {}  # as `files`
-    adapter_paths: tuple[Path, ...] = ()  # files of this machine
+    adapter_paths: tuple[Path, ...] = ()  # GGUF files or directories with safetensors of this machine
     template: str | None = None
     system: str | None = None
     parameters: dict[str, Any] = {}  # checked: see check_parameters
@@ -164,21 +164,24 @@ def _adapters(arguments: list[str], base_dir: Path | None) -> dict[str, Any]:
 
 
 def _path(word: str, argument: str, base_dir: Path | None) -> Path | None:
-    """The file that the instruction `word` means; None where it means none.
+    """The file or directory that the instruction `word` means; None where it means none.
 
     Raises BadRequest where it can mean nothing else.
     """
     path = _expanded(argument, base_dir)
-    if path is not None and _kind(path) == "file":
+    if path is not None and _kind(path):
         return path
-    if not argument.startswith(("/", "~", "./", "../")):
+    if not _is_path(argument):
         return None
     shown = f"{word} {argument[:200]}"
     if path is None:
         raise BadRequest(f"{shown}: a relative path needs a Modelfile on this machine; use an absolute one")
-    if _kind(path) == "directory":
-        raise BadRequest(f"{shown} is a directory; safetensors come with a later version, use a GGUF file")
     raise BadRequest(f"{shown}: no such file on the machine that the daemon runs on")
+
+
+def _is_path(argument: str) -> bool:
+    """Whether it cannot be a model's name."""
+    return argument.startswith(("/", "~", "./", "../")) or argument in (".", "..")
 
 
 def _kind(path: Path) -> str:

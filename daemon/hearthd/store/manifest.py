@@ -57,7 +57,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     @property
     def source(self) -> str | None:
         """Digest of the checkpoint, `sha256:<hex>`, in the manifest or not; None where the model has none."""
-        models = self.of(media.MODEL, media.INDEX)
+        models = self.of(*media.SOURCES)
         if models:
             return models[0].digest
         sources = (layer.annotations.get(SOURCE_NOTE, "") for layer in self.of(media.VARIANT))

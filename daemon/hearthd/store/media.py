@@ -22,6 +22,9 @@ TENSOR = _LAYER + "tensor"
 INDEX = "application/vnd.hearth.checkpoint.v1+json"
 FILE = "application/vnd.hearth.checkpoint.file.v1"  # `name` is the file's name in the checkpoint
 
+SOURCES = (MODEL, INDEX)  # whose digest stands for the checkpoint
+CHECKPOINT = (MODEL, INDEX, FILE)  # all that a checkpoint consists of
+
 # Converted models as layers; see store/shipped.py. Other tools keep layers whose types they do not know.
 VARIANT = "application/vnd.hearth.variant.v1+json"  # variant.json; `name` is "<variant>/variant.json"
 VARIANT_FILE = "application/vnd.hearth.variant.file.v1"  # any other file of it; `name` is "<variant>/<file>"

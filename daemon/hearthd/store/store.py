@@ -237,6 +237,7 @@ class ModelStore:
             with explained(self.blobs.root):
                 self.blobs.tidy()
             clear_unwritten(self.manifests.glob(f"*/*/*/{TEMP_PREFIX}*"))
+        clear_abandoned(self.variants_root)
         for directory in directories(self.variants_root):
             clear_abandoned(directory)
             clear_unwritten([*directory.glob(f"{TEMP_PREFIX}*"), *directory.glob(f"*/{TEMP_PREFIX}*")])

@@ -152,8 +152,8 @@ def test_uploaded_blob_survives_a_failed_create(store: ModelStore, tiny_gguf: Pa
         ({"a/../../x.gguf": "sha256:" + "0" * 64}, "file path must be relative"),
         ({"x.gguf": ""}, "invalid digest format"),
         ({"x.gguf": "sha256:" + "0" * 64}, "upload it to /api/blobs/sha256:000"),
-        ({"x.safetensors": "sha256:" + "0" * 64}, "safetensors and split models come later"),
-        ({"x.gguf": "sha256:" + "0" * 64, "y.gguf": "sha256:" + "1" * 64}, "only a single GGUF file"),
+        ({"x.safetensors": "sha256:" + "0" * 64}, "of x.safetensors is not here"),
+        ({"a\0b.gguf": "sha256:" + "0" * 64}, "is no name for a checkpoint's file"),
         ({}, "neither 'from' or 'files' was specified"),
     ],
 )
@@ -210,7 +210,7 @@ def test_same_licence_is_kept_once(store: ModelStore, base: StoredModel) -> None
 def test_absent_parent_is_refused_naming_it(store: ModelStore) -> None:
     error = refusal(store, spec(from_model=names.parse("llama3")))
     assert isinstance(error, BadRequest)
-    assert str(error) == "model 'llama3:latest' not found: pull it, or create it from a GGUF file first"
+    assert str(error) == "model 'llama3:latest' not found: pull it, or create it from a checkpoint first"
 
 
 def test_replaced_model_leaves_no_garbage_unless_asked_to(store: ModelStore, base: StoredModel) -> None:
@@ -299,7 +299,7 @@ def test_template_that_cannot_be_parsed_is_refused(store: ModelStore, base: Stor
 ABSENT = "sha256:" + "0" * 64
 
 
-def test_adapters_are_checked_and_then_refused(store: ModelStore, base: StoredModel, tmp_path: Path) -> None:
+def test_unfit_adapters_are_refused(store: ModelStore, base: StoredModel, tmp_path: Path) -> None:
     text, gguf = store.blobs.put(b"text"), store.blobs.put(b"GGUF...")
     path = tmp_path / "adapter.bin"
     path.write_bytes(b"text")
@@ -312,7 +312,8 @@ def test_adapters_are_checked_and_then_refused(store: ModelStore, base: StoredMo
         ({"adapters": {"a.safetensors": text}}, "supplied file was not in GGUF format"),
         ({"adapter_paths": (path,)}, "supplied file was not in GGUF format"),
         ({"adapter_paths": (tmp_path / "gone",)}, "gone cannot be read"),
-        ({"adapters": {"a.gguf": gguf}}, "merging adapters comes with a later version"),
+        ({"adapter_paths": (tmp_path,)}, "the directory holds no adapter_config.json"),
+        ({"adapters": {"a.gguf": gguf}}, "a.gguf: "),
     ]
     for fields, sentence in cases:
         error = refusal(store, spec(from_model=base.name, **fields))

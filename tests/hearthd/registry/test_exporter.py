@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hearthd.errors import ExportFailed
-from hearthd.registry.exporter import ExportProgress, convert, inspect, quantize
+from hearthd.registry.exporter import ExportProgress, at, convert, inspect, quantize
 from hearthd.store.variant import read_variant
 from tests.tiny import write_tiny_gguf
 
@@ -19,7 +19,7 @@ DIGEST = "sha256:" + "ab" * 32
 
 
 async def collect(root: Path, program: str) -> list[ExportProgress]:
-    return [step async for step in convert(root / "source.gguf", DIGEST, root, python=program)]
+    return [step async for step in convert(at(root / "source.gguf"), DIGEST, root, python=program)]
 
 
 def run(root: Path, program: str) -> list[ExportProgress]:
@@ -43,7 +43,7 @@ def is_running(pid: int) -> bool:
 
 def test_real_converter_makes_a_variant(tiny_gguf: Path, tmp_path: Path) -> None:
     async def steps() -> list[ExportProgress]:
-        return [step async for step in convert(tiny_gguf, DIGEST, tmp_path / "variants")]
+        return [step async for step in convert(at(tiny_gguf), DIGEST, tmp_path / "variants")]
 
     found = asyncio.run(steps())
     assert [step.stage for step in found[:-1] if step.total and step.done == step.total]
@@ -73,7 +73,7 @@ def test_real_converter_refuses_what_is_no_checkpoint_in_one_sentence(tmp_path: 
 
 
 async def _drain(source: Path, root: Path) -> None:
-    async for _ in convert(source, DIGEST, root):
+    async for _ in convert(at(source), DIGEST, root):
         pass
 
 
@@ -88,7 +88,7 @@ publish(); say(result={"variant": "cpu-int4"})
 
     async def follow() -> list[ExportProgress]:
         steps = []
-        async for step in convert(tmp_path / "s", DIGEST, tmp_path, python=program):
+        async for step in convert(at(tmp_path / "s"), DIGEST, tmp_path, python=program):
             steps.append(step)
             (tmp_path / step.stage).touch()
         return steps
@@ -173,7 +173,7 @@ def test_leaving_ends_the_whole_process_group_and_what_it_had_begun(
     program = make_converter(code)
 
     async def leave() -> None:
-        async with aclosing(convert(tmp_path / "s", DIGEST, tmp_path, python=program)) as steps:
+        async with aclosing(convert(at(tmp_path / "s"), DIGEST, tmp_path, python=program)) as steps:
             await anext(steps)
 
     asyncio.run(leave())
