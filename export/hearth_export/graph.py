@@ -46,6 +46,7 @@ class Graph:
     outputs: list[onnx.ValueInfoProto] = field(default_factory=list)
     data_bytes: int = 0
     values: set[str] = field(default_factory=set)  # all that nodes have produced so far
+    constants: set[str] = field(default_factory=set)
 
     def node(
         self,
@@ -78,8 +79,11 @@ class Graph:
         return name
 
     def constant(self, name: str, value: NDArray[Any]) -> str:
-        """A small initializer inside the graph file itself."""
+        """A small initializer inside the graph file itself; one that is there already is used again."""
         assert value.nbytes <= INLINE_BELOW_BYTES
+        if name in self.constants:
+            return name
+        self.constants.add(name)
         self.initializers.append(onnx.numpy_helper.from_array(np.ascontiguousarray(value), name))
         return name
 
