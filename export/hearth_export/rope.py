@@ -132,7 +132,7 @@ def _yarn(
         low, high = math.floor(low), math.ceil(high)
     low, high = max(0, low), min(dim - 1, high)
     ramp = np.clip((np.arange(inv_freq.size) - low) / max(0.001, high - low), 0, 1)
-    return inv_freq / factor * ramp + inv_freq * (1 - ramp)
+    return np.asarray(inv_freq / factor * ramp + inv_freq * (1 - ramp))
 
 
 def _original_context(checkpoint: Checkpoint, prefix: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from typing import Any
 
@@ -66,7 +67,7 @@ def read_attention_scale(facts: Facts, sizes: Sizes, layers_of_27b: int) -> floa
     """`attention.scale`, which conversion to GGUF leaves out: 0 stands for the usual, which the 27B models have not."""
     scale = facts.number("attention.scale", 0, 1e3, 0.0)
     if not scale and sizes["num_layers"] == layers_of_27b:
-        return float((sizes["hidden_size"] // sizes["num_heads"]) ** -0.5)
+        return 1 / math.sqrt(sizes["hidden_size"] // sizes["num_heads"])
     return scale
 
 
@@ -87,4 +88,4 @@ def translate(config: Config, names: Collection[str]) -> Translation:
 
 def translate_attention_scale(config: Config) -> float:
     """What multiplies q k."""
-    return number(config, "query_pre_attn_scalar", 256.0) ** -0.5
+    return 1 / math.sqrt(number(config, "query_pre_attn_scalar", 256.0))

@@ -46,7 +46,7 @@ def translate(config: Config, names: Collection[str]) -> Translation:
 
 def _experts(num_layers: int, num: int, ffn_size: int, hidden_size: int) -> dict[str, tuple[Source, ...]]:
     """Each layer's experts: stored are gate and up one after the other, (num, 2 ffn_size, hidden_size)."""
-    tensors = {}
+    tensors: dict[str, tuple[Source, ...]] = {}
     for layer in range(num_layers):
         fused, down = (f"model.layers.{layer}.{name}" for name in (FUSED, DOWN))
         starts = [2 * ffn_size * expert for expert in range(num)]
