@@ -7,6 +7,7 @@ scales are inputs, for they are found on the device, by the first runner that wa
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -19,6 +20,7 @@ from hearth_export.spec import ModelSpec
 from hearth_export.verify import run_graph
 from hearthd.store import variant
 
+PAST_KEY = 3  # its place among the operator's inputs
 K_SCALE = 12  # its place among the operator's inputs; that of the values' follows
 NUM_TOKENS = 8  # of a check
 SCALE = 4 / 127  # of standard normal numbers
@@ -45,20 +47,30 @@ def with_int8_cache(model: onnx.ModelProto, spec: ModelSpec) -> onnx.ModelProto:
 
 
 def check_attention(floats: Path, codes: Path, spec: ModelSpec) -> None:
-    """Runs an attention of each graph on the same numbers; ExportError where they disagree or one does not run."""
-    want, got = (_attended(path, spec) for path in (floats, codes))
-    error = float(np.linalg.norm(got - want) / np.linalg.norm(want))
-    if not error <= MAX_ERROR:
-        raise ExportError(
-            f"attention over int8 keys and values differs by {error:.3g} from that over floats "
-            f"(at most {MAX_ERROR} is allowed); nothing was published"
-        )
+    """Runs each kind of attention that the graphs have, on the same numbers; ExportError where they disagree or fail."""
+    for want, got in zip(_attended(floats, spec), _attended(codes, spec), strict=True):
+        error = float(np.linalg.norm(got - want) / np.linalg.norm(want))
+        if not error <= MAX_ERROR:
+            raise ExportError(
+                f"attention over int8 keys and values differs by {error:.3g} from that over floats "
+                f"(at most {MAX_ERROR} is allowed); nothing was published"
+            )
 
 
-def _attended(path: Path, spec: ModelSpec) -> NDArray[np.float32]:
-    """What the graph's first attention makes of NUM_TOKENS random tokens, (1, NUM_TOKENS, attention_size)."""
+def _attended(path: Path, spec: ModelSpec) -> list[NDArray[np.float32]]:
+    """What each kind of attention of a graph makes of NUM_TOKENS random tokens, (1, NUM_TOKENS, attention_size)."""
     model = onnx.load(str(path), load_external_data=False)
-    attention = next(node for node in model.graph.node if node.op_type == "GroupQueryAttention")
+    attentions = [node for node in model.graph.node if node.op_type == "GroupQueryAttention"]
+    kinds = {_kind(spec, layer): node for layer, node in reversed([*enumerate(attentions)])}
+    return [_run(path, node, spec) for _, node in sorted(kinds.items())]
+
+
+def _kind(spec: ModelSpec, layer: int) -> tuple[int, int]:
+    """What tells a layer's attention from another's."""
+    return (spec.layer_ropes[layer] if spec.layer_ropes else 0, spec.window_of(layer))
+
+
+def _run(path: Path, attention: onnx.NodeProto, spec: ModelSpec) -> NDArray[np.float32]:
     feeds = _probe(attention, spec)
     graph = Graph("")
     graph.nodes.append(attention)
@@ -68,29 +80,40 @@ def _attended(path: Path, spec: ModelSpec) -> NDArray[np.float32]:
         if place == 0:
             graph.add_output(name, "float32", [1, NUM_TOKENS, spec.attention_size])
         else:
-            dtype = feeds[attention.input[3]].dtype.name
+            dtype = feeds[attention.input[PAST_KEY]].dtype.name
             graph.add_output(name, dtype, [1, spec.num_kv_heads, NUM_TOKENS, spec.head_dim])
     return run_graph(path.parent, graph, feeds)[0]
 
 
-def _probe(attention: onnx.NodeProto, spec: ModelSpec) -> dict[str, NDArray[np.generic]]:
+def _probe(attention: onnx.NodeProto, spec: ModelSpec) -> dict[str, NDArray[Any]]:
     """Inputs of an attention, by name."""
     generator = np.random.default_rng(0)
-    query, key, value, past_key, past_value, seqlens_k, total, cos, sin, *rest = attention.input
+    query, key, value, past_key, past_value, seqlens_k, total, *rest = attention.input
+    cos, sin, _, _, sinks, *scales = (*rest, "", "", "", "", "")[: max(5, len(rest))]
     widths = {query: spec.attention_size, key: spec.kv_size, value: spec.kv_size}
     if not key:
         widths = {query: spec.attention_size + 2 * spec.kv_size}
-    feeds: dict[str, NDArray[np.generic]] = {
+    feeds: dict[str, NDArray[Any]] = {
         name: generator.standard_normal((1, NUM_TOKENS, width), np.float32) for name, width in widths.items()
     }
-    held = np.int8 if rest else np.float32
+    feeds[query][..., : spec.attention_size] /= (spec.attention_scale or spec.head_dim**-0.5) * spec.head_dim**0.5
+    held = np.int8 if scales else np.float32
     feeds |= {name: np.zeros((1, spec.num_kv_heads, 0, spec.head_dim), held) for name in (past_key, past_value)}
     feeds[seqlens_k] = np.array([NUM_TOKENS - 1], np.int32)
     feeds[total] = np.array([NUM_TOKENS], np.int32)
-    angles = np.outer(np.arange(NUM_TOKENS), spec.ropes[0].inv_freq)
-    feeds[cos], feeds[sin] = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
-    feeds |= {name: np.full((1, spec.num_kv_heads, 1, spec.head_dim), SCALE, np.float32) for name in rest if name}
+    if cos:
+        feeds[cos], feeds[sin] = _rotation(spec, cos)
+    if sinks:
+        feeds[sinks] = generator.standard_normal(spec.num_heads, np.float32)
+    feeds |= {name: np.full((1, spec.num_kv_heads, 1, spec.head_dim), SCALE, np.float32) for name in scales}
     return feeds
+
+
+def _rotation(spec: ModelSpec, cos: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """cos and sin of the rope whose cosines are the input `cos`, (NUM_TOKENS, rotary_dim / 2)."""
+    (rope,) = (rope for index, rope in enumerate(spec.ropes) if variant.cos_name(index) == cos)
+    angles = np.outer(np.arange(NUM_TOKENS), rope.inv_freq)
+    return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
 
 
 def _quantize(node: onnx.NodeProto, layer: int) -> None:
