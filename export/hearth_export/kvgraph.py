@@ -47,7 +47,7 @@ def with_int8_cache(model: onnx.ModelProto, spec: ModelSpec) -> onnx.ModelProto:
 
 
 def check_attention(floats: Path, codes: Path, spec: ModelSpec) -> None:
-    """Runs each kind of attention that the graphs have, on the same numbers; ExportError where they disagree or fail."""
+    """Runs every kind of attention of the graphs on the same numbers; ExportError where they disagree or fail."""
     for want, got in zip(_attended(floats, spec), _attended(codes, spec), strict=True):
         error = float(np.linalg.norm(got - want) / np.linalg.norm(want))
         if not error <= MAX_ERROR:

@@ -50,6 +50,11 @@ class Part:
         """Rows that come from each tensor."""
         return self.num_rows // len(self.tensors)
 
+    @property
+    def singles(self) -> tuple[Part, ...]:
+        """The part itself, or each of the two that it is made of."""
+        return tuple(replace(self, tensor=name, num_rows=self.tensor_rows, mate="") for name in self.tensors)
+
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
@@ -131,10 +136,10 @@ def plan_embedding_layout(tensors: Tensors, part: Part, num_inputs: int, goal: G
 
 def _planned_floats(tensors: Tensors, part: Part, num_inputs: int) -> Layout:
     layout = float_layout(num_inputs)
-    for name in part.tensors:
-        _check_shape(tensors, name, part, num_inputs)
-        _floats(tensors, replace(part, tensor=name, mate=""), 0, part.head_dim or 1)
-        tensors.release(name)
+    for single in part.singles:
+        _check_shape(tensors, single.tensor, single, num_inputs)
+        _floats(tensors, single, 0, part.head_dim or 1)
+        tensors.release(single.tensor)
     return layout
 
 
@@ -150,10 +155,7 @@ def spans(part: Part, num_inputs: int) -> Iterator[tuple[int, int]]:
 def pack_rows(tensors: Tensors, part: Part, start: int, stop: int, layout: Layout) -> PackedRows:
     """Rows start..stop of a part as they go into the data file; borders are whole heads and whole pairs."""
     if part.mate:
-        even, odd = (
-            pack_rows(tensors, replace(part, tensor=name, mate=""), start // 2, stop // 2, layout)
-            for name in part.tensors
-        )
+        even, odd = (pack_rows(tensors, single, start // 2, stop // 2, layout) for single in part.singles)
         return interleaved(even, odd)
     if layout.holder is Holder.FLOAT:
         return pack_floats(_floats(tensors, part, start, stop))
@@ -163,10 +165,7 @@ def pack_rows(tensors: Tensors, part: Part, start: int, stop: int, layout: Layou
 def read_weights(tensors: Tensors, part: Part, start: int, stop: int, layout: Layout) -> Floats:
     """What rows start..stop of a matrix are to compute with, (stop - start, K); borders as for `pack_rows`."""
     if part.mate:
-        even, odd = (
-            read_weights(tensors, replace(part, tensor=name, mate=""), start // 2, stop // 2, layout)
-            for name in part.tensors
-        )
+        even, odd = (read_weights(tensors, single, start // 2, stop // 2, layout) for single in part.singles)
         return np.stack([even, odd], axis=1).reshape(stop - start, -1)
     if layout.holder is Holder.FLOAT:
         return _floats(tensors, part, start, stop)

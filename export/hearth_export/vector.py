@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -43,10 +43,7 @@ def check_vector(tensors: Tensors, part: Part, optional: bool = False) -> None:
 
 def _read(tensors: Tensors, part: Part, optional: bool) -> Floats:
     if part.mate:
-        pair = [
-            _read(tensors, replace(part, tensor=name, mate="", num_rows=part.tensor_rows), optional)
-            for name in part.tensors
-        ]
+        pair = [_read(tensors, single, optional) for single in part.singles]
         return np.stack(pair, axis=1).reshape(-1)
     info = tensors.tensors.get(part.tensor)
     if info is None and optional:
