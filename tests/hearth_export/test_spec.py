@@ -33,7 +33,7 @@ def test_head_of_its_own_is_seen(tmp_path: Path) -> None:
 
 
 def test_unknown_architecture_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedModel, match=r"tiny\.gguf: general\.architecture is 'mamba'.*known: llama"):
+    with pytest.raises(UnsupportedModel, match=r"tiny\.gguf: general\.architecture is 'mamba'.*known: .*llama"):
         spec_of(tmp_path / "tiny.gguf", {"general.architecture": "mamba"})
 
 
@@ -64,7 +64,7 @@ def test_absurd_value_is_refused_naming_file_key_and_value(tmp_path: Path, key: 
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("expert_count", 8), ("rope.dimension_count", 8), ("attention.value_length", 32), ("attention.key_length", 24)],
+    [("rope.dimension_count", 8), ("attention.value_length", 32), ("attention.key_length", 24)],
 )
 def test_variation_that_cannot_be_converted_is_refused_by_its_value(tmp_path: Path, key: str, value: int) -> None:
     with pytest.raises(UnsupportedModel, match=str(value)):
