@@ -10,15 +10,21 @@ from __future__ import annotations
 import msgspec
 
 from hearth_export.checkpoint import Checkpoint
+from hearth_export.repository_files import TOKENIZER, RepositoryFiles
+from hearth_export.repository_tokenizer import Document, load_marked, read_document
+from hearth_export.repository_vocabulary import vocabulary_of_files
 from hearth_export.tokenizer_document import Part, added_token, document, template
 from hearth_export.tokenizer_families import Family, family_of
 from hearth_export.tokenizer_keys import (
+    END_TOKENS,
     SPECIAL,
     USER_DEFINED,
+    Entries,
     Keys,
     Vocabulary,
     adds,
     end_ids,
+    ordered_ends,
     read_vocabulary,
     token_id,
 )
@@ -46,7 +52,31 @@ def build(checkpoint: Checkpoint) -> TokenizerFiles:
     Raises UnsupportedModel for a tokenizer model or pre-tokenizer that is not known and BadCheckpoint for a vocabulary
     that contradicts itself; both name file, field and value.
     """
-    return build_from_keys(checkpoint)
+    if checkpoint.format == "gguf":
+        return build_from_keys(checkpoint)
+    files = RepositoryFiles(checkpoint)
+    raw = files.read_file(TOKENIZER)
+    if raw is None:
+        return build_from_keys(Entries(files.path, vocabulary_of_files(files)))
+    return build_from_document(files, read_document(files, raw))
+
+
+def build_from_document(files: RepositoryFiles, document: Document) -> TokenizerFiles:
+    """As `build`, of a repository with a tokenizer.json."""
+    loaded, marks = load_marked(files, document)
+    special = {token["content"]: token["id"] for token in document.added_tokens if token["content"] in END_TOKENS}
+    ends = files.end_ids(loaded.num_tokens) | ({marks.eos_id} if marks.eos_id is not None else set())
+    return TokenizerFiles(
+        json=loaded.json,
+        num_tokens=loaded.num_tokens,
+        bos_id=marks.bos_id,
+        eos_ids=ordered_ends(ends, special, marks.bos_id, marks.eos_id, marks.eos_id if marks.add_eos else None),
+        add_bos=marks.add_bos,
+        add_eos=marks.add_eos,
+        bos_token=files.text_of("bos_token") or loaded.text_of(marks.bos_id),
+        eos_token=files.text_of("eos_token") or loaded.text_of(marks.eos_id),
+        chat_template=files.chat_template(),
+    )
 
 
 def build_from_keys(keys: Keys) -> TokenizerFiles:

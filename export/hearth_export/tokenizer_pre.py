@@ -9,9 +9,12 @@ Oniguruma, which the `tokenizers` library uses.
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from hearth_export.errors import UnsupportedModel
+from hearth_export.tokenizer_document import byte_level, split
 
 
 class PreTokenizer(msgspec.Struct, frozen=True):
@@ -43,12 +46,17 @@ def _like_o200k(suffix: str, digits: str) -> str:
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _LLAMA3 = _like_gpt4(r"\p{N}{1,3}")
 _QWEN2 = _like_gpt4(r"\p{N}")
-_DEEPSEEK3 = (
-    r"\p{N}{1,3}",
-    "[一-龥\u3040-ゟ゠-ヿ]+",
+_DEEPSEEK3_WORDS = (
     r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"""
-    rf"| ?[\p{{P}}\p{{S}}]+[\r\n]*|{_TAIL}",
+    r"| ?[\p{P}\p{S}]+"
 )
+_DEEPSEEK3 = (r"\p{N}{1,3}", "[一-龥\u3040-ゟ゠-ヿ]+", rf"{_DEEPSEEK3_WORDS}[\r\n]*|{_TAIL}")
+_AFMOE_CJK = (
+    "[一-鿿㐀-䶿豈-\ufaff\u3040-ゟ゠-ヿ･-ﾟ⼀-\u2fdf\u0e00-\u0e7f\u0e80-\u0eff\u1780-\u17ff"
+    "\u1000-႟\uaa60-ꩿ\ua9e0-\ua9ff가-\ud7af\u1100-ᇿ]+"
+)
+_YOUTU_CJK = "[가-힣ㄱ-ㆎ]+|[！…“”‘’—：；，、-〿︰-﹏]+|[ㄅ-ㄯ]+|[一-龥\u3040-ゟ゠-ヿ]+"
+_THREES = r"\p{Nd}{1,3}(?=(?:\p{Nd}{3})*\b)"  # digits in threes, counted from the last
 _BLOOM = r" ?[^(\s|.,!?…。，、।۔،)]+"
 
 _GPT2_ROW = PreTokenizer((_GPT2,))
@@ -58,6 +66,9 @@ _LLAMA3_BOS_ROW = PreTokenizer((_LLAMA3,), ignore_merges=True, add_bos=True)
 _QWEN2_ROW = PreTokenizer((_QWEN2,))
 _DEEPSEEK3_ROW = PreTokenizer(_DEEPSEEK3)
 _GPT4O_ROW = PreTokenizer((_like_o200k(f"(?:{_ANY_CASE})?", r"\p{N}{1,3}"),))
+_TINY_AYA_ROW = PreTokenizer((_THREES, _like_o200k(f"(?:{_ANY_CASE})?", r"\p{N}{1,3}")))
+_VISIBLE_ROW = PreTokenizer((r"[^\n]+|[\n]+",), visible_spaces=True)
+_GEMMA4_ROW = PreTokenizer((r"[^\n]+|[\n]+",), visible_spaces=True, add_bos=True)
 _BAILING_ROW = PreTokenizer(
     (
         r"'(?:[sSdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
@@ -79,6 +90,14 @@ PRE_TOKENIZERS: dict[str, PreTokenizer] = {
     "exaone4": _GPT2_ROW,
     "a.x-4.0": _GPT2_ROW,
     "mellum": _GPT2_ROW,
+    "modern-bert": _GPT2_ROW,
+    "roberta-bpe": _GPT2_ROW,
+    "jina-es": _GPT2_ROW,
+    "jina-de": _GPT2_ROW,
+    "jina-v1-en": _GPT2_ROW,
+    "jina-v2-es": _GPT2_ROW,
+    "jina-v2-de": _GPT2_ROW,
+    "jina-v2-code": _GPT2_ROW,
     # the same after single digits
     "smollm": _DIGITS_GPT2_ROW,
     "starcoder": _DIGITS_GPT2_ROW,
@@ -87,6 +106,7 @@ PRE_TOKENIZERS: dict[str, PreTokenizer] = {
     "codeshell": _DIGITS_GPT2_ROW,
     "exaone": _DIGITS_GPT2_ROW,
     "minerva-7b": _DIGITS_GPT2_ROW,
+    "mellum2": _DIGITS_GPT2_ROW,
     "falcon": PreTokenizer((r"[\p{P}\$\+<=>\^~\|`]+", _GPT2, "[0-9][0-9][0-9]")),
     # cl100k_base and its kin, https://github.com/openai/tiktoken/blob/main/tiktoken_ext/openai_public.py
     "llama-bpe": _LLAMA3_BOS_ROW,
@@ -97,10 +117,18 @@ PRE_TOKENIZERS: dict[str, PreTokenizer] = {
     "pixtral": _LLAMA3_BOS_ROW,
     "midm-2.0": _LLAMA3_BOS_ROW,
     "lfm2": _LLAMA3_BOS_ROW,
+    "jina-v5-nano": _LLAMA3_BOS_ROW,
     "dbrx": _LLAMA3_ROW,
     "smaug-bpe": _LLAMA3_ROW,
     "glm4": _LLAMA3_ROW,
     "chatglm-bpe": _LLAMA3_ROW,
+    "jais-2": PreTokenizer(
+        (
+            _like_gpt4(r"\p{N}{1,3}").removesuffix(r"|\s+(?!\S)|\s+")
+            + "".join(rf"|\s{{{count}}}(?!\S)" for count in (512, 256, 128, 64, 32, 16, 8, 4))
+            + r"|\s{1,2}(?!\S)|\s",
+        ),
+    ),
     "minicpm5": PreTokenizer((r"\p{N}{1,3}", _like_gpt4(r"\p{N}+")), ignore_merges=True),
     "qwen2": _QWEN2_ROW,
     "deepseek-r1-qwen": _QWEN2_ROW,
@@ -109,6 +137,16 @@ PRE_TOKENIZERS: dict[str, PreTokenizer] = {
     "hunyuan": _QWEN2_ROW,
     "solar-open": _QWEN2_ROW,
     "grok-2": _QWEN2_ROW,
+    "kormo": _QWEN2_ROW,
+    "f2llmv2": _QWEN2_ROW,
+    "laguna": PreTokenizer((r"[^\n]+|[\n]+", _QWEN2)),
+    "ufakzeka": PreTokenizer((_QWEN2.removeprefix(f"{_ANY_CASE}|"),)),
+    "exaone-moe": PreTokenizer(
+        (
+            rf"{_ANY_CASE}|[^\r\n\p{{L}}\p{{N}}]?(?:\p{{L}}\p{{M}}*(?: \p{{L}}\p{{M}}*)*)+|\p{{N}}"
+            r"| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s*[\r\n]|\s+(?!\S)|\s+",
+        ),
+    ),
     "qwen35": PreTokenizer((_like_gpt4(r"\p{N}", r"[\p{L}\p{M}]", r"[^\s\p{L}\p{M}\p{N}]"),)),
     "seed-coder": PreTokenizer((_like_gpt4(r"\p{N}", symbol=r"[^\s\p{L}\p{N}\r\n]", after=""),)),
     "bailingmoe": _BAILING_ROW,
@@ -118,10 +156,29 @@ PRE_TOKENIZERS: dict[str, PreTokenizer] = {
     "gpt-4o": _GPT4O_ROW,
     "llama4": _GPT4O_ROW,
     "kanana2": _GPT4O_ROW,
+    "talkie": _GPT4O_ROW,
+    "minimax-m2": _GPT4O_ROW,
+    "granite-embed-multi-97m": PreTokenizer(_GPT4O_ROW.patterns, ignore_merges=True),
+    "tiny_aya": _TINY_AYA_ROW,
+    "cohere2moe": _TINY_AYA_ROW,
+    "youtu": PreTokenizer((_YOUTU_CJK, _like_o200k(f"(?:{_ANY_CASE})?", r"\p{N}")), ignore_merges=True),
     "tekken": PreTokenizer((_like_o200k("", r"\p{N}"),), ignore_merges=True, add_bos=True),
     "deepseek-v3": _DEEPSEEK3_ROW,
     "hunyuan-dense": _DEEPSEEK3_ROW,
     "joyai-llm": _DEEPSEEK3_ROW,
+    "hy_v4": _DEEPSEEK3_ROW,
+    "spark2_5": PreTokenizer((*_DEEPSEEK3[:2], _DEEPSEEK3_WORDS + r"|[\r\n]|\s+(?!\S)|\s+", r"\p{N}")),
+    "afmoe": PreTokenizer((_THREES, _AFMOE_CJK, _DEEPSEEK3[2])),
+    "deepseek-llm": PreTokenizer(
+        (
+            r"[\r\n]",
+            r"\s?[\p{Lu}\p{Ll}\p{Lt}]+",
+            r"\s?[!-/:-~！-／：-～‘-‟\u3000-。]+",
+            r"\s+$",
+            "[一-龥\u0800-一가-\ud7ff]+",
+            r"\p{N}+",
+        ),
+    ),
     "deepseek-coder": PreTokenizer(
         (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥\u0800-一가-\ud7ff]+", r"\p{N}"),
     ),
@@ -129,6 +186,22 @@ PRE_TOKENIZERS: dict[str, PreTokenizer] = {
     "bloom": PreTokenizer((_BLOOM,)),
     "gpt3-finnish": PreTokenizer((_BLOOM,)),
     "viking": PreTokenizer((_BLOOM, r"\p{N}")),
+    "chameleon": PreTokenizer(
+        (
+            "<sentinel:[0-9]+>",
+            "(IMGIMG)((A|B|C|D|E|F|G|H|I){1,4})Z",
+            r"([\t\n]|    |  )",
+            r"\p{N}",
+            r"[\p{P}!-/:-@\[-`{-~]",
+            _GPT2,
+        ),
+        add_bos=True,
+    ),
+    "superbpe": PreTokenizer((r"\p{N}+", r"(?=(\d{3})+(?!\d))")),
+    # SentencePiece's BPE by its merges
+    "gemma4": _GEMMA4_ROW,
+    "granite-embed-multi-311m": _GEMMA4_ROW,
+    "sarvam-moe": _VISIBLE_ROW,
 }
 
 
@@ -142,3 +215,61 @@ def pre_tokenizer(name: str) -> PreTokenizer:
             "update, or take a conversion of the model that names a known one"
         )
     return row
+
+
+# texts that tell the rows of the table apart
+PROBES = (
+    "Hello, World! It's 'S we'LL don't 'Tis they'VE I'M y'all'd've rock'n'roll TÜRKÇE'nin",
+    "0 12 123 1234 12345 123456 1234567 a1b22c333 12.5 1,000,000 ٣٤٥٦ Ⅻ½ ²³ x1234y",
+    "  two   three    four \n one\n\ntwo\r\n \r\n three\t\ttab \n  x   \n\n\n",
+    "camelCase XMLHttpRequest snake_case SCREAMING éÉcole ÀB Ǆaǅ",
+    "!!! ?? ... --- === +++ <<>> $$ ^^ ~~ || `` ,;: (a) [b] {c} a/b//c /// !\n\n ?\r\n .a #b _c $d -e \"f' =g",
+    "中文文本，没有空格。日本語のテキスト カタカナ 한국어 텍스트 ㄱㄴ ㄅㄆ กขค ລາວ ខ្មែរ",
+    "हिन्दी நமிழ் ไม่มี cafe\u0301 e\u0301\u0302 \u0301x \u20e3 a\u0301b",
+    "👋👩\u200d👩 ©®™ €£¥ \xa0x\u3000y\u2003z \u200bq \ufeffr\x00s",
+    "…。，、।۔،。 (s|.,!?) « » “a” ‘b’ – —",
+    " " * 1100 + "x",
+    " " * 70 + "\n" * 3 + " " * 9,
+    "    \n\n    a \n b",
+    "<sentinel:12> IMGIMGABCZ IMGIMGABCDEFZ",
+    "a b c d 가 나 다 e f",
+)
+_SHOWN_STEPS = 200
+
+
+def name_of(pre_tokenizer: dict[str, Any] | None, ignore_merges: bool) -> str:
+    """The name of the row that splits as the `pre_tokenizer` of a byte-level tokenizer.json does.
+
+    UnsupportedModel where no row does.
+    """
+    theirs = _pieces(pre_tokenizer)
+    for name, row in PRE_TOKENIZERS.items():
+        if row.visible_spaces or row.ignore_merges != ignore_merges:
+            continue
+        if _pieces({"type": "Sequence", "pretokenizers": _own_steps(row)}) == theirs:
+            return name
+    shown = msgspec.json.encode(pre_tokenizer).decode()
+    raise UnsupportedModel(f"no pre-tokenizer that GGUF can name splits as {shown[:_SHOWN_STEPS]}")
+
+
+def _own_steps(row: PreTokenizer) -> list[dict[str, Any]]:
+    return [*(split(pattern) for pattern in row.patterns), byte_level()]
+
+
+def _pieces(pre_tokenizer: dict[str, Any] | None) -> list[list[str]]:
+    """How the probes are split, in byte-level characters."""
+    from tokenizers import Tokenizer
+
+    empty: dict[str, Any] = {
+        "version": "1.0",
+        "added_tokens": [],
+        "pre_tokenizer": pre_tokenizer,
+        "model": {"type": "BPE", "vocab": {}, "merges": []},
+    }
+    try:
+        steps = Tokenizer.from_str(msgspec.json.encode(empty).decode()).pre_tokenizer
+    except Exception as error:  # the library raises bare Exception
+        raise UnsupportedModel(f"its pre_tokenizer cannot be used: {str(error)[:200]}") from error
+    if steps is None:
+        raise UnsupportedModel("there is no pre_tokenizer")
+    return [[piece for piece, _ in steps.pre_tokenize_str(text)] for text in PROBES]
