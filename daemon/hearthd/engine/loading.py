@@ -86,7 +86,8 @@ def _open_session(load: Load, directory: Path, info: VariantInfo, tokenizer: Bes
         return tokenizer.result().encode(text)
 
     provider = load_provider(info.provider if load.num_gpu else CPU, load.num_threads)
-    form = form_of(load.kv_type, directory, info, encode=encode, open_graph=provider.open)
+    num_ctx = window(load.num_ctx, info)
+    form = form_of(load.kv_type, directory, info, encode=encode, open_graph=provider.open, num_ctx=num_ctx)
     packed = packed_graph(directory, info, form.graph) if load.use_mmap and not load.use_mlock else None
     if packed is not None:
         try:

@@ -34,6 +34,7 @@ from hearthd.engine.prefixfile import (
     read_values,
     write_prefix,
 )
+from hearthd.engine.rotations import is_long
 from hearthd.store.durable import TEMP_PREFIX, free_bytes, sync_directory, temp_path
 from hearthd.store.variant import VariantInfo
 
@@ -87,14 +88,16 @@ class _File:
     path: Path
 
 
-def prefix_key(info: VariantInfo, form: KVForm, *, tile: int, device: str) -> str:
+def prefix_key(info: VariantInfo, form: KVForm, *, tile: int, device: str, num_ctx: int) -> str:
     """`<hex of the source>/<hex>`: files of one key have the same numbers for the same tokens.
 
-    `tile` is that of CachedTokens, `device` the provider's. Raises ValueError where the variant has no source.
+    `tile` is that of CachedTokens, `device` the provider's; of `num_ctx` counts whether ropes turn as in short windows.
+    Raises ValueError where the variant has no source.
     """
     if not re.fullmatch(r"sha256:[0-9a-f]{64}", info.source):
         raise ValueError(f"variant.json: source is {info.source!r}, not sha256: and 64 hex digits")
     facts = [__version__, ort.__version__, form.name, form.graph, form.dtype, tile, device, _cpu_features()]
+    facts += ["long"] if is_long(info, num_ctx) else []
     made_by = hashlib.sha256(msgspec.json.encode([info, facts]))
     for name, array in sorted(form.inputs.items()):
         made_by.update(f"{name} {array.dtype} {array.shape}".encode())

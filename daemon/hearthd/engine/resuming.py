@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from hearthd.engine.frames import Load
 from hearthd.engine.kvform import KVForm
 from hearthd.engine.providers.provider import Provider
-from hearthd.engine.session import step_sizes
+from hearthd.engine.session import step_sizes, window
 from hearthd.engine.tokens import Tokenizer
 from hearthd.store.variant import VariantInfo
 
@@ -44,7 +44,8 @@ def saved_prompts(load: Load, info: VariantInfo, form: KVForm, provider: Provide
     from hearthd.engine.prefixes import SavedPrefixes, prefix_key
 
     _, tile = step_sizes(load.num_batch, provider)
-    key = prefix_key(info, form, tile=tile, device=provider.device)
+    num_ctx = window(load.num_ctx, info)
+    key = prefix_key(info, form, tile=tile, device=provider.device, num_ctx=num_ctx)
     shape = (info.num_layers, 2, info.num_kv_heads, info.head_dim)
     return SavedPrefixes(Path(load.prefix_dir), key, load.prefix_bytes, shape, form.dtype)
 

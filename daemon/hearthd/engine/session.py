@@ -14,9 +14,10 @@ from hearthd.engine.chunks import next_size
 from hearthd.engine.kvcache import KVCache
 from hearthd.engine.kvform import KVForm, float_form
 from hearthd.engine.providers.provider import CPU, Provider, load_provider
+from hearthd.engine.rotations import inv_freq_of, rotary_tables
 from hearthd.engine.shift import drop_positions
 from hearthd.store import variant
-from hearthd.store.variant import RopeInfo, VariantInfo
+from hearthd.store.variant import VariantInfo
 
 KEPT_PREFILLS = 8  # bound steps of prompts
 ONLY_BOUND = ort.RunOptions()  # nothing is computed that no bound output needs: no logits for who wants states
@@ -239,29 +240,6 @@ def step_sizes(num_batch: int, provider: Provider) -> tuple[int, int]:
     chunk = max(1, min(num_batch, provider.prefill_chunk))
     tile = min(TILE, chunk)
     return chunk - chunk % tile, tile
-
-
-def rotary_tables(info: VariantInfo, num_ctx: int) -> dict[str, NDArray[np.generic]]:
-    """cos and sin of every position's angles, (num_ctx, rotary_dim / 2) float32 each, by the names of their inputs."""
-    tables: dict[str, NDArray[np.generic]] = {}
-    for index, rope in enumerate(info.ropes):
-        inv_freq, scale = _frequencies(rope, num_ctx)
-        angles = np.outer(np.arange(num_ctx, dtype=np.float64), np.array(inv_freq))
-        tables[variant.cos_name(index)] = (np.cos(angles) * scale).astype(np.float32)
-        tables[variant.sin_name(index)] = (np.sin(angles) * scale).astype(np.float32)
-    return tables
-
-
-def inv_freq_of(info: VariantInfo, layer: int, num_ctx: int) -> list[float]:
-    """The frequencies by which a layer's keys turn in a window of `num_ctx` tokens; [] where they do not."""
-    index = info.layer_ropes[layer] if info.layer_ropes else 0
-    return _frequencies(info.ropes[index], num_ctx)[0] if index >= 0 else []
-
-
-def _frequencies(rope: RopeInfo, num_ctx: int) -> tuple[list[float], float]:
-    if rope.long_inv_freq and num_ctx > rope.short_context:
-        return rope.long_inv_freq, rope.long_attention_scale
-    return rope.inv_freq, rope.attention_scale
 
 
 def _bind(bind: object, name: str, array: NDArray[np.generic]) -> None:

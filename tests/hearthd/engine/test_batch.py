@@ -11,7 +11,18 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as TokenizerFile
 
 from hearthd.engine.batch import Batch
-from hearthd.engine.frames import Done, Failed, Frame, Generate, Grammar, Logprob, Piece, SamplingParams
+from hearthd.engine.frames import (
+    Done,
+    Embed,
+    Embedded,
+    Failed,
+    Frame,
+    Generate,
+    Grammar,
+    Logprob,
+    Piece,
+    SamplingParams,
+)
 from hearthd.engine.sampler import Floats
 from hearthd.engine.tokens import Tokenizer
 from hearthd.store.variant import VariantInfo
@@ -139,7 +150,7 @@ class Rig:
     def _took(self, *frames: Frame) -> None:
         self.sent.extend(frames)
 
-    def run(self, *requests: Generate) -> None:
+    def run(self, *requests: Generate | Embed) -> None:
         for request in requests:
             self.batch.add(request)
         while not self.batch.idle:
@@ -681,3 +692,129 @@ def test_a_full_window_shifts_in_its_own_slot(tokenizer_path: Path) -> None:
     )
     assert rig.text(1) == ("abcdefghijkl" * 3)[:30]
     assert rig.text(2) == "abcdefghi"
+
+
+# texts that become vectors
+
+
+def embedded(rig: Rig, request_id: int) -> tuple[NDArray[np.float32], Embedded]:
+    [frame] = [frame for frame in rig.sent if isinstance(frame, Embedded) and frame.id == request_id]
+    return np.frombuffer(frame.vectors, "<f4").reshape(-1, frame.size), frame
+
+
+def reader(tokenizer_path: Path, pooling: str = "", **fields: Any) -> Rig:
+    return Rig(Echo(tokenizer_path, "."), has_hidden=True, hidden_size=3, pooling=pooling, **fields)
+
+
+@pytest.mark.parametrize(
+    ("pooling", "expected"),
+    [("", [ord("f"), 5, 1]), ("last", [ord("f"), 5, 1]), ("cls", [ord("a"), 0, 1]), ("mean", [99.5, 2.5, 1])],
+)
+def test_a_vector_is_pooled_over_all_chunks_as_the_model_says(
+    tokenizer_path: Path, pooling: str, expected: list[float]
+) -> None:
+    rig = reader(tokenizer_path, pooling)
+    letters = rig.device.tokenizer.encode_plain("abcdef")
+    rig.run(Embed(1, [letters], normalize=False))
+    vectors, frame = embedded(rig, 1)
+    wanted = {ord("a"): letters[0], ord("f"): letters[5], 99.5: float(np.mean(letters))}
+    assert vectors.tolist() == [[wanted.get(expected[0], expected[0]), *expected[1:]]]
+    assert frame.prompt_count == 6
+
+
+def test_no_states_are_asked_for_but_those_that_count(tokenizer_path: Path) -> None:
+    for pooling, rows in (("", [0, 1]), ("mean", [CHUNK, 2])):
+        rig = reader(tokenizer_path, pooling)
+        rig.run(Embed(1, ["abcdef"]))
+        assert rig.device.rows_wanted == rows
+
+
+def test_texts_come_back_in_their_order_and_count_their_tokens(tokenizer_path: Path) -> None:
+    rig = reader(tokenizer_path)
+    rig.run(Embed(1, ["abc", "x", "abcdefgh"], normalize=False))
+    vectors, frame = embedded(rig, 1)
+    assert vectors[:, 1].tolist() == [2, 0, 7]
+    assert frame.prompt_count == 12
+
+
+def test_a_text_goes_on_from_whole_tiles_only_and_a_mean_from_nothing(tokenizer_path: Path) -> None:
+    for pooling, evaluated in (("", [(10, 0), (6, 4)]), ("mean", [(10, 0), (10, 0)])):
+        rig = reader(tokenizer_path, pooling)
+        rig.run(Embed(1, ["abcdefghij"]), Embed(2, ["abcdefgXYZ"]))
+        assert rig.device.evaluated == evaluated
+
+
+def test_others_come_between_two_texts_of_one_request(tokenizer_path: Path) -> None:
+    rig = reader(tokenizer_path)
+    rig.run(Embed(1, ["abc"] * 5), Generate(2, "hello", sampling=GREEDY), Embed(3, ["x"]))
+    order = [frame.id for frame in rig.sent if isinstance(frame, Done | Embedded)]
+    assert order == [2, 3, 1]
+
+
+def test_a_stream_goes_on_while_a_long_text_is_read(tokenizer_path: Path) -> None:
+    rig = Rig(Echo(tokenizer_path, "y" * 30, num_slots=2), has_hidden=True, hidden_size=3)
+    rig.batch.add(Generate(1, "go", sampling=GREEDY))
+    rig.batch.step()
+    rig.batch.add(Embed(2, ["x" * 40]))
+    before = len(rig.device.calls)
+    while not any(isinstance(frame, Embedded) for frame in rig.sent):
+        rig.batch.step()
+    kinds = [kind for kind, _ in rig.device.calls[before:] if kind in ("prefill", "decode")]
+    assert kinds == ["prefill", "decode"] * (40 // CHUNK)
+
+
+def test_a_cancelled_request_is_not_answered_and_its_slot_is_free(tokenizer_path: Path) -> None:
+    rig = reader(tokenizer_path)
+    rig.batch.add(Embed(1, ["abcdefgh", "abc"]))
+    rig.batch.step()
+    rig.batch.cancel(1)
+    assert (rig.batch.idle, rig.sent) == (True, [])
+    rig.run(Embed(2, ["abc"]))
+    assert [frame.id for frame in rig.sent if isinstance(frame, Embedded)] == [2]
+
+
+def test_a_vector_that_is_no_number_fails_its_request_alone(tokenizer_path: Path) -> None:
+    rig = reader(tokenizer_path)
+    rig.device.fails = True
+    rig.run(Embed(1, ["abc"]))
+    assert rig.failed(1) == Failed(1, "embedding contains NaN or Inf values", 400)
+    rig.device.fails = False
+    rig.run(Embed(2, ["abc"]))
+    assert embedded(rig, 2)[0].shape == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("request_", "sentence"),
+    [
+        (Embed(1, ["a" * 65], truncate=False), "the input length exceeds the context length"),
+        (Embed(1, ["b", [3, 4, 5000]]), "input: token id 5000 is not below the vocabulary size 257"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_as_bad_request(tokenizer_path: Path, request_: Embed, sentence: str) -> None:
+    rig = reader(tokenizer_path)
+    rig.run(request_)
+    assert rig.failed(1) == Failed(1, sentence, 400)
+
+
+def test_a_text_beyond_the_window_loses_its_end(tokenizer_path: Path) -> None:
+    rig = reader(tokenizer_path)
+    rig.run(Embed(1, ["a" * 100], normalize=False))
+    vectors, frame = embedded(rig, 1)
+    assert (vectors[0, 1], frame.prompt_count) == (63, 64)
+
+
+def test_an_empty_text_is_read_as_the_token_that_begins_a_text(tokenizer_path: Path) -> None:
+    rig = reader(tokenizer_path)
+    rig.run(Embed(1, ["", "a"], normalize=False))
+    assert embedded(rig, 1)[0][0].tolist() == [END, 0, 1]
+    device = Echo(tokenizer_path, ".")
+    device.tokenizer = Tokenizer(tokenizer_path, info(eos_ids=[]))
+    bare = Rig(device, has_hidden=True, hidden_size=3)
+    bare.run(Embed(1, [""]))
+    assert "empty text" in bare.failed(1).message
+
+
+def test_a_variant_of_an_older_converter_says_what_to_do(tokenizer_path: Path) -> None:
+    rig = Rig(Echo(tokenizer_path, "."))
+    rig.run(Embed(1, ["a"]))
+    assert (rig.failed(1).status, "create or pull it again" in rig.failed(1).message) == (400, True)

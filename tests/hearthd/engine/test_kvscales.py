@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from hearthd.engine.kvform import KVForm
-from hearthd.engine.kvscales import SCALES_FILE, form_of, read_scales
+from hearthd.engine.kvscales import LONG_SCALES_FILE, SCALES_FILE, form_of, read_scales
 from hearthd.engine.providers.provider import load_provider
 from hearthd.engine.session import Session, open_session
 from hearthd.engine.tokens import Tokenizer
@@ -228,3 +228,21 @@ def test_without_a_wish_or_with_that_of_floats_nothing_is_told(
 def rewrite(directory: Path, **fields: object) -> None:
     content = msgspec.json.decode((directory / VARIANT_FILE).read_bytes())
     (directory / VARIANT_FILE).write_bytes(msgspec.json.encode(content | fields))
+
+
+def test_a_long_window_with_frequencies_of_its_own_has_scales_of_its_own(variant: Path) -> None:
+    info = info_of(variant)
+    rope = msgspec.structs.replace(
+        info.ropes[0], long_inv_freq=info.ropes[0].inv_freq, long_attention_scale=3.0, short_context=128
+    )
+    info = msgspec.structs.replace(info, ropes=[rope])
+    encode = Tokenizer(variant / info.tokenizer, info).encode
+    short = form_of("q8_0", variant, info, encode, never, 128)
+    long = form_of("q8_0", variant, info, encode, open_graph, 129)
+    assert (variant / LONG_SCALES_FILE).stat().st_size == (variant / SCALES_FILE).stat().st_size
+    again = form_of("q8_0", variant, info, encode, never, 2000)
+    for name, scale in long.inputs.items():
+        np.testing.assert_array_equal(again.inputs[name], scale)
+    first = "past.0.key.scale"
+    np.testing.assert_allclose(long.inputs[first], 3 * short.inputs[first], rtol=1e-5)
+    np.testing.assert_array_equal(long.inputs["past.0.value.scale"], short.inputs["past.0.value.scale"])

@@ -208,9 +208,11 @@ def test_files_and_directories_are_for_the_owner_alone(root: Path, saved: SavedP
     assert [stat.S_IMODE(path.stat().st_mode) for path in made] == [0o700, 0o700, 0o700, 0o600]
 
 
-def key(*, form: KVForm | None = None, tile: int = TILE, device: str = "CPU, 2 threads", **fields: Any) -> str:
+def key(
+    *, form: KVForm | None = None, tile: int = TILE, device: str = "CPU, 2 threads", num_ctx: int = 64, **fields: Any
+) -> str:
     info = variant_info(**fields)
-    return prefix_key(info, form or float_form(info), tile=tile, device=device)
+    return prefix_key(info, form or float_form(info), tile=tile, device=device, num_ctx=num_ctx)
 
 
 def test_whatever_changes_the_numbers_changes_the_key() -> None:
@@ -231,6 +233,13 @@ def test_whatever_changes_the_numbers_changes_the_key() -> None:
     ]
     assert len(set(keys)) == len(keys)
     assert key() == key()
+
+
+def test_windows_share_a_key_unless_their_ropes_differ() -> None:
+    ropes = [RopeInfo([0.5], long_inv_freq=[0.25], short_context=100)]
+    assert key(ropes=ropes, num_ctx=50) == key(ropes=ropes, num_ctx=100) != key(ropes=ropes, num_ctx=101)
+    assert key(ropes=ropes, num_ctx=101) == key(ropes=ropes, num_ctx=5000)
+    assert key(num_ctx=50) == key(num_ctx=5000)
 
 
 def test_the_key_begins_with_the_checkpoint_so_that_its_prompts_can_go_with_it() -> None:
