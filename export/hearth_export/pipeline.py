@@ -77,7 +77,8 @@ def convert(source: Path, digest: str, root: Path, goal: Goal, report: Progress)
             kv_graphs = _write_graphs(stage, builder, spec)
             write_file(stage / TOKENIZER_FILE, tokenizer.json.encode())
             _verify(stage, builder, checkpoint, report)
-            info = _variant_info(stage, digest, spec, builder, tokenizer)
+            files = {file.name: file.stat().st_size for file in sorted(stage.iterdir())}
+            info = variant_info(files, digest, spec, builder, tokenizer)
             info = msgspec.structs.replace(info, kv_graphs=kv_graphs, parameter_count=parameter_count(checkpoint))
             write_file(stage / VARIANT_FILE, msgspec.json.encode(info))
             _write_source(stage, root, checkpoint)
@@ -143,15 +144,16 @@ def _write_source(stage: Path, root: Path, checkpoint: Checkpoint) -> None:
         (stage / SOURCE_FILE).replace(root / SOURCE_FILE)
 
 
-def _variant_info(
-    stage: Path, digest: str, spec: ModelSpec | EncoderSpec, builder: Builder, tokenizer: TokenizerFiles
+def variant_info(
+    files: dict[str, int], digest: str, spec: ModelSpec | EncoderSpec, builder: Builder, tokenizer: TokenizerFiles
 ) -> VariantInfo:
+    """What is known of a variant of these files (name -> bytes) but parameter_count and kv_graphs."""
     return VariantInfo(
         name=_name(builder.matrices),
         exporter=EXPORTER,
         source=digest,
         architecture=spec.architecture,
-        files={file.name: file.stat().st_size for file in sorted(stage.iterdir())},
+        files=files,
         holders=dict(sorted(builder.holders.items())),
         context_length=spec.context_length,
         vocab_size=spec.vocab_size,
