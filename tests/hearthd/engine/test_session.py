@@ -74,3 +74,28 @@ def _evaluate(session: Session, cached: CachedTokens, tokens: list[int], *, exac
         size = next_size(len(tokens) - past, chunk=session.chunk, tile=session.tile)
         session.prefill(0, tokens[past : past + size], past, last=past + size == len(tokens))
         cached.extend(tokens[past : past + size])
+
+
+def test_states_are_what_the_head_multiplies_and_are_the_same_in_any_company(tiny_variant: Path) -> None:
+    session = opened(tiny_variant)
+    tokens = ids(96)
+    whole = session.read(0, tokens, 0, 96).copy()
+    assert whole.shape == (96, 64)
+    assert np.isfinite(whole).all()
+    np.testing.assert_array_equal(session.read(0, tokens, 0, 1)[0], whole[-1])
+    session.prefill(0, tokens[:32], 0, last=False)
+    np.testing.assert_array_equal(session.read(0, tokens[32:], 32, 64), whole[32:])
+
+
+def test_states_cost_no_logits(tiny_variant: Path) -> None:
+    session = opened(tiny_variant)
+    session.logits[:] = 7
+    session.read(0, ids(40), 0, 40)
+    assert (session.logits == 7).all()
+
+
+def test_logits_are_the_same_before_and_after_states_were_asked_for(tiny_variant: Path) -> None:
+    session = opened(tiny_variant)
+    before = session.evaluate(ids(50)).copy()
+    session.read(0, ids(50), 0, 1)
+    np.testing.assert_array_equal(session.evaluate(ids(50)), before)

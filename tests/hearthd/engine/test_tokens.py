@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as TokenizerFile
 
-from hearthd.engine.tokens import Detokenizer, Tokenizer, UnknownToken
+from hearthd.engine.tokens import Detokenizer, EmptyText, TextTooLong, Tokenizer, UnknownToken, encode_all
 from hearthd.store.variant import VariantInfo
 from tests.variant_info import variant_info
 
@@ -185,3 +185,66 @@ def test_newline_ids_are_those_that_print_a_line_feed_alone(tmp_path: Path, writ
     known = range(300)
     assert list(tokenizer.newline_ids) == [token for token in known if tokenizer.token_bytes(token) == b"\n"]
     assert len(tokenizer.newline_ids) == 1
+
+
+# texts to embed
+
+
+def framed(path: Path) -> Path:
+    """A vocabulary whose own post-processor puts [CLS] and [SEP] around a text, as those of encoders do."""
+    file = TokenizerFile.from_file(str(byte_level(path)))
+    file.add_special_tokens(["[CLS]", "[SEP]"])
+    ends = [(name, file.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
+    file.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    file.save(str(path))
+    return path
+
+
+LONG = "abc" * 2000  # many windows
+
+
+@pytest.mark.parametrize("text", ["abcdefgh", LONG])
+def test_a_text_to_embed_loses_its_end_and_keeps_its_frame(tmp_path: Path, text: str) -> None:
+    tokenizer = Tokenizer(framed(tmp_path / "tokenizer.json"), info())
+    cls, sep = tokenizer.special(["[CLS]", "[SEP]"])
+    plain = tokenizer.encode_plain(text[:8])
+    assert tokenizer.encode_text(text, 6, truncate=True) == [cls, *plain[:4], sep]
+    assert tokenizer.encode_text(text[:4], 6, truncate=False) == [cls, *plain[:4], sep]
+    with pytest.raises(TextTooLong, match="the input length exceeds the context length"):
+        tokenizer.encode_text(text, 6, truncate=False)
+
+
+@pytest.mark.parametrize("text", ["abcdefgh", LONG])
+def test_a_decoders_bos_and_eos_count_among_the_tokens_of_a_window(bytes_path: Path, text: str) -> None:
+    bos, eos = 256, 257
+    tokenizer = Tokenizer(bytes_path, info(bos_id=bos, add_bos=True, eos_ids=[eos], add_eos=True))
+    plain = tokenizer.encode_plain(text[:8])
+    assert tokenizer.encode_text(text, 6, truncate=True) == [bos, *plain[:4], eos]
+    assert tokenizer.encode_text("<s>" + text, 6, truncate=True) == [bos, *plain[:4], eos]
+    assert tokenizer.encode_text(text[:4], 6, truncate=False) == [bos, *plain[:4], eos]
+    with pytest.raises(TextTooLong):
+        tokenizer.encode_text(text, 6, truncate=False)
+
+
+def test_a_text_that_fills_the_window_is_not_too_long(bytes_path: Path) -> None:
+    tokenizer = Tokenizer(bytes_path, info())
+    assert len(tokenizer.encode_text("abcdef", 6, truncate=False)) == 6
+
+
+def test_ids_are_taken_as_they_are_and_cut_only_where_that_is_allowed(bytes_path: Path) -> None:
+    tokenizer = Tokenizer(bytes_path, info(bos_id=256, add_bos=True))
+    assert encode_all(tokenizer, [[5, 6, 7]], 2, truncate=True) == [[5, 6]]
+    with pytest.raises(TextTooLong):
+        encode_all(tokenizer, [[5, 6, 7]], 2, truncate=False)
+    with pytest.raises(UnknownToken, match="input: token id 300 is not below the vocabulary size 259"):
+        encode_all(tokenizer, [[5, 300]], 2, truncate=True)
+
+
+def test_an_empty_text_is_the_frame_alone_or_the_token_that_begins_a_text(tmp_path: Path) -> None:
+    encoder = Tokenizer(framed(tmp_path / "tokenizer.json"), info())
+    assert encode_all(encoder, [""], 8, truncate=True) == [list(encoder.special(["[CLS]", "[SEP]"]))]
+    for fields, expected in (({"bos_id": 256}, [256]), ({"eos_ids": [257, 3]}, [257])):
+        decoder = Tokenizer(byte_level(tmp_path / "bytes.json"), info(**fields))
+        assert encode_all(decoder, [""], 8, truncate=True) == [expected]
+    with pytest.raises(EmptyText, match="empty text"):
+        encode_all(Tokenizer(tmp_path / "bytes.json", info()), ["a", ""], 8, truncate=True)
