@@ -27,7 +27,7 @@ class Counting:
 def run(runner: Any, texts: list[Text]) -> list[list[float]]:
     vectors = asyncio.run(embedded(runner, Wanted(texts)))
     assert vectors.num_tokens == sum(map(len, texts))
-    return [vector.cast("f").tolist() for vector in vectors]
+    return [[*map(float, vector.cast("f").tolist())] for vector in vectors]
 
 
 def test_many_texts_are_asked_for_in_parts_of_like_length_and_come_back_in_order() -> None:

@@ -10,7 +10,8 @@ VECTORS = np.array([[3, 4, 12], [0, 0, 0]], np.float32)
 
 
 def test_vectors_get_length_one_and_zeros_stay() -> None:
-    np.testing.assert_allclose(finished(VECTORS, normalize=True, dimensions=0), [[3 / 13, 4 / 13, 12 / 13], [0, 0, 0]])
+    expected = np.array([[3 / 13, 4 / 13, 12 / 13], [0, 0, 0]])
+    np.testing.assert_allclose(finished(VECTORS, normalize=True, dimensions=0), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("dimensions", [0, 3, 4, -1])
