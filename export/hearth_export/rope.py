@@ -16,6 +16,7 @@ FACTORS = "rope_freqs.weight"
 LONG_FACTORS = "rope_factors_long.weight"
 SHORT_FACTORS = "rope_factors_short.weight"
 TENSORS = frozenset({FACTORS, LONG_FACTORS, SHORT_FACTORS})
+MIN_BASE, MAX_BASE = 1.001, 1e30
 MAX_FACTOR = 1e6
 MAX_CONTEXT = 1 << 27
 KINDS = ("none", "linear", "yarn", "longrope")
@@ -61,7 +62,7 @@ def rotary_dim(checkpoint: Checkpoint, prefix: str, head_dim: int) -> int:
 
 
 def _base(checkpoint: Checkpoint, key: str, default: float) -> float:
-    return _number(checkpoint, key, default, 1.001, 1e30)
+    return _number(checkpoint, key, default, MIN_BASE, MAX_BASE)
 
 
 def _frequencies(base: float, dim: int) -> NDArray[np.float64]:

@@ -96,6 +96,8 @@ def translate_rope(architecture: str, config: Config, head_dim: int, default_bas
             f"config.json: {settings.where} is of type '{settings.kind}', which cannot be converted (known: {known})"
         )
     base = settings.either("rope_theta", default_base)
+    if not rope.MIN_BASE <= base <= rope.MAX_BASE:
+        raise BadCheckpoint(f"config.json: rope_theta is {base}, outside {rope.MIN_BASE:g}..{rope.MAX_BASE:g}")
     dim = rotary_dim(settings, head_dim)
     words = translated(settings, base, dim)
     metadata = {"rope.freq_base": base, "rope.dimension_count": dim, **words.metadata}
@@ -150,6 +152,8 @@ def _yarn_growth(settings: RopeConfig, factor: float) -> float:
     mscale, all_dim = settings.number("mscale", 0.0), settings.number("mscale_all_dim", 0.0)
     if not mscale or not all_dim:
         return rope.yarn_growth(factor)
+    if mscale < 0 or all_dim < 0:
+        raise BadCheckpoint(f"config.json: {settings.where} has a negative mscale or mscale_all_dim")
     usual = rope.yarn_growth(factor) - 1
     return (mscale * usual + 1) / (all_dim * usual + 1)
 

@@ -120,3 +120,36 @@ def test_scaling_that_is_not_known_is_refused(tmp_path: Path, extra: dict[str, M
 def test_bad_factors_are_refused_by_name(tmp_path: Path, tensor: Tensor) -> None:
     with pytest.raises(BadCheckpoint, match=r"tiny\.gguf: rope_freqs\.weight"):
         rope_of(tmp_path / "tiny.gguf", {}, tensor)
+
+
+LONG = [
+    Tensor(f"rope_factors_{kind}.weight", (8,), "F32", factors)
+    for kind, factors in (("short", EIGHT), ("long", 2 * EIGHT))
+]
+
+
+def test_longrope_has_frequencies_for_two_windows(tmp_path: Path) -> None:
+    extra: dict[str, Meta] = {f"{SCALING}.type": "longrope", f"{SCALING}.original_context_length": 512}
+    rope = rope_of(tmp_path / "tiny.gguf", {**extra, f"{SCALING}.attn_factor": 1.25}, *LONG)
+    plain = 10000 ** -(np.arange(8) / 8)
+    assert rope.inv_freq == pytest.approx(plain / EIGHT)
+    assert rope.long_inv_freq == pytest.approx(plain / EIGHT / 2)
+    assert (rope.attention_scale, rope.long_attention_scale, rope.short_context) == (1.25, 1.25, 512)
+
+
+def test_longrope_without_factors_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadCheckpoint, match=r"is 'longrope', but rope_factors_long\.weight is missing"):
+        rope_of(tmp_path / "tiny.gguf", {f"{SCALING}.type": "longrope"})
+
+
+def test_only_the_values_that_turn_have_frequencies(tmp_path: Path) -> None:
+    rope = rope_of(tmp_path / "tiny.gguf", {"llama.rope.dimension_count": 8})
+    assert rope.inv_freq == pytest.approx([1, 0.1, 0.01, 0.001])
+
+
+def test_yarn_ramp_may_begin_between_frequencies(tmp_path: Path) -> None:
+    yarn: dict[str, Meta] = {f"{SCALING}.type": "yarn", f"{SCALING}.factor": 8.0, "llama.context_length": 4096}
+    whole = rope_of(tmp_path / "whole.gguf", yarn)
+    between = rope_of(tmp_path / "between.gguf", {**yarn, f"{SCALING}.yarn_truncate": False})
+    assert whole.inv_freq[0] == between.inv_freq[0] == 1
+    assert whole.inv_freq != between.inv_freq

@@ -11,6 +11,7 @@ from hearth_export.arch.facts import Facts, Sizes
 from hearth_export.arch.gemma import TANH, gemma_metadata, shifted
 from hearth_export.arch.windows import read_windows, translate_windows
 from hearth_export.checkpoint import Checkpoint
+from hearth_export.errors import BadCheckpoint
 from hearth_export.rope_config import translate_rope
 from hearth_export.spec import Activation, ModelSpec
 from hearth_export.translation import (
@@ -88,4 +89,7 @@ def translate(config: Config, names: Collection[str]) -> Translation:
 
 def translate_attention_scale(config: Config) -> float:
     """What multiplies q k."""
-    return 1 / math.sqrt(number(config, "query_pre_attn_scalar", 256.0))
+    scalar = number(config, "query_pre_attn_scalar", 256.0)
+    if not 1e-6 <= scalar <= 1e6:
+        raise BadCheckpoint(f"config.json: query_pre_attn_scalar is {scalar:g}, outside 1e-06..1e+06")
+    return 1 / math.sqrt(scalar)

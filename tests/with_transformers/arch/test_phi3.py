@@ -7,6 +7,7 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
+import torch
 from transformers import Phi3Config
 
 from hearth_export.precision import Goal
@@ -20,6 +21,7 @@ from tests.with_transformers.harness import (
     assert_float_variant,
     assert_llama_cpp_agrees,
     assert_quantized_variant,
+    llama_cpp_log_probabilities,
     text,
     variant_logits,
 )
@@ -104,4 +106,10 @@ def test_window_is_kept_as_the_model_was_trained(source: str, tmp_path: Path) ->
 
 @pytest.mark.parametrize("source", ["safetensors", "gguf"])
 def test_quantized_variant_stays_close(source: str, tmp_path: Path) -> None:
-    assert_quantized_variant(Tiny(family(**PARTIAL), tmp_path), source, 0.999)
+    assert_quantized_variant(Tiny(family(**PARTIAL), tmp_path), source, 0.99)
+
+
+def test_llama_cpp_takes_the_long_factors_of_the_same_file(long: Tiny) -> None:
+    ids = text()  # longer than the original window, and so is llama.cpp's context
+    expected = torch.log_softmax(torch.from_numpy(long.logits(ids)[-1]), -1).numpy()
+    np.testing.assert_allclose(llama_cpp_log_probabilities(long.gguf(), ids), expected, atol=0.02)

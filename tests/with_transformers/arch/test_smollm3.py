@@ -40,7 +40,7 @@ def test_float_variant_gives_the_logits_of_transformers(tiny: Tiny, source: str)
 
 
 def test_llama_cpp_reads_the_same_file_alike(tiny: Tiny) -> None:
-    assert_llama_cpp_agrees(tiny)
+    assert_llama_cpp_agrees(tiny, 0.05)
 
 
 @pytest.mark.parametrize(
@@ -64,4 +64,4 @@ def test_what_config_json_alone_can_say_is_followed(changes: dict[str, Any], tmp
 
 @pytest.mark.parametrize("source", ["safetensors", "gguf"])
 def test_quantized_variant_stays_close(source: str, tmp_path: Path) -> None:
-    assert_quantized_variant(Tiny(family(), tmp_path), source, 0.999)
+    assert_quantized_variant(Tiny(family(), tmp_path), source, 0.99)
