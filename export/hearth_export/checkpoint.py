@@ -24,11 +24,11 @@ class Tensors(Protocol):
     def tensors(self) -> Mapping[str, TensorInfo]: ...
 
     def rows(self, name: str, start: int, stop: int) -> Bytes:
-        """Rows start..stop as stored: (stop - start, row_bytes) uint8, valid until release. Rows of a tensor of three
-        dimensions (experts, rows, columns) count through all experts."""
+        """Rows start..stop as stored: (stop - start, row_bytes) uint8. Rows of a tensor of three dimensions (experts,
+        rows, columns) count through all experts. Threads may read at once."""
 
     def release(self, name: str) -> None:
-        """Tells that what was read of `name` is not needed any more."""
+        """Gives the memory of what was read of `name` back. Who still reads it loses speed, no more."""
 
 
 class Checkpoint(Tensors, Protocol):

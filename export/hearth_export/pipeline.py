@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +20,7 @@ from hearth_export.progress import Progress
 from hearth_export.quantize import Matrix
 from hearth_export.source import describe, parameter_count
 from hearth_export.spec import EncoderSpec, ModelSpec, Rope, read_spec
+from hearth_export.stream import write_matrices
 from hearth_export.tokenizer import TokenizerFiles, build
 from hearth_export.vector import Vector
 from hearth_export.writer import DataFile, publish, require_space, staged, write_file
@@ -105,8 +107,8 @@ def _write_weights(stage: Path, builder: Builder, tensors: Tensors, report: Prog
     total, done = builder.graph.data_bytes, 0
     report("quantizing", 0, total)
     with DataFile(stage / DATA_FILE, total) as file:
-        for matrix in builder.matrices:
-            for num_bytes in matrix.stream(tensors, file):
+        with contextlib.closing(write_matrices(builder.matrices, tensors, file)) as written:
+            for num_bytes in written:
                 done += num_bytes
                 report("quantizing", done, total)
         for vector in builder.vectors:

@@ -74,16 +74,8 @@ class Matrix:
         regions = (self.codes, self.scales, self.zero_points, self.offsets)
         return sum(region.num_bytes for region in regions if region)
 
-    def stream(self, tensors: Tensors, file: DataFile) -> Iterator[int]:
-        """Writes the matrix, yielding the bytes written after each chunk of rows."""
-        first_row = 0
-        for part in self.parts:
-            for start, stop in spans(part, self.layout.num_inputs):
-                yield self._write(file, first_row + start, pack_rows(tensors, part, start, stop, self.layout))
-                release(tensors, part)
-            first_row += part.num_rows
-
-    def _write(self, file: DataFile, row: int, packed: PackedRows) -> int:
+    def write(self, file: DataFile, row: int, packed: PackedRows) -> int:
+        """Writes rows from `row` on; the bytes written."""
         layout, written = self.layout, 0
         for region, row_bytes, values in (
             (self.codes, layout.code_bytes, packed.codes),

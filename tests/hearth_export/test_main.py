@@ -182,7 +182,7 @@ BAD: dict[str, tuple[Callable[[Path], Path], tuple[str, ...]]] = {
             tiny({}, hidden_size=256, ffn_size=256, types={"ffn_up": name}),
             ("blk.0.ffn_up.weight", f"block type {name} cannot be converted"),
         )
-        for name in ("IQ1_S", "IQ2_XXS", "IQ3_S", "TQ1_0", "TQ2_0", "MXFP4")
+        for name in ("Q8_1", "Q8_K")
     },
 }
 

@@ -20,6 +20,7 @@ from hearth_export.quantize import (
     spans,
 )
 from hearth_export.readers.gguf import GGUF, open_gguf
+from hearth_export.stream import write_matrices
 from hearth_export.writer import DataFile
 from tests.hearth_export.gguf_writer import Tensor, write_gguf
 from tests.hearth_export.random_blocks import dequantized, random_bytes, random_weights, scaled
@@ -63,7 +64,7 @@ def test_streamed_matrix_fills_its_regions_exactly(tmp_path: Path) -> None:
     matrix = plan_matrix(graph, "m", parts, plan_layout(gguf, parts[0], 64, Goal.FIDELITY))
     assert matrix.num_outputs == 64
     with DataFile(tmp_path / "data", graph.data_bytes) as file:
-        assert sum(matrix.stream(gguf, file)) == matrix.num_bytes <= graph.data_bytes
+        assert sum(write_matrices([matrix], gguf, file)) == matrix.num_bytes <= graph.data_bytes
     raw = (tmp_path / "data").read_bytes()
     stored = np.frombuffer(raw, np.float32, 64 * 2, matrix.scales.offset).reshape(64, 2)
     want = [read_blocks(gguf, part, 0, part.num_rows).scale for part in parts]
@@ -135,8 +136,8 @@ def test_weight_that_is_not_finite_is_refused_naming_tensor_and_row(tmp_path: Pa
 
 
 def test_type_without_unpacker_is_refused_naming_tensor_and_type(tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedModel, match=r"tensor w, .*: block type IQ2_XS cannot be converted"):
-        plan_layout(opened(tmp_path, Tensor("w", (8, 256), "IQ2_XS")), Part("w", 8), 256, Goal.BYTES)
+    with pytest.raises(UnsupportedModel, match=r"tensor w, .*: block type Q8_K cannot be converted"):
+        plan_layout(opened(tmp_path, Tensor("w", (8, 256), "Q8_K")), Part("w", 8), 256, Goal.BYTES)
 
 
 def test_float_rows_that_no_block_divides_are_refused_naming_the_tensor(tmp_path: Path) -> None:
