@@ -166,6 +166,8 @@ def _check_map(directory: Path, weight_map: dict[str, str], files: dict[str, Saf
 
 def _map(path: Path) -> mmap.mmap:
     try:
+        if path.exists() and not path.is_file():  # a pipe would never open
+            raise BadCheckpoint(f"{path}: is no file")
         with path.open("rb") as file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
