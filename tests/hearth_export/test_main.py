@@ -141,7 +141,7 @@ BAD: dict[str, tuple[Callable[[Path], Path], tuple[str, ...]]] = {
     "truncated": (cut(100), ("tensor", "truncated", "past the file's")),
     "architecture": (tiny({"general.architecture": "rwkv7"}), ("general.architecture", "rwkv7")),
     "pre_tokenizer": (tiny({"tokenizer.ggml.pre": "unheard-of"}), ("tokenizer.ggml.pre", "unheard-of")),
-    "tokenizer": (tiny({"tokenizer.ggml.model": "t5"}), ("tokenizer.ggml.model", "t5")),
+    "tokenizer": (tiny({"tokenizer.ggml.model": "rwkv"}), ("tokenizer.ggml.model", "rwkv")),
     "no_vocabulary": (tiny({"tokenizer.ggml.tokens": 3}), ("tokenizer.ggml.tokens", "3")),
     "vocabulary_beyond_the_embedding": (
         tiny(
@@ -162,7 +162,7 @@ BAD: dict[str, tuple[Callable[[Path], Path], tuple[str, ...]]] = {
     "text_for_a_number": (tiny({"llama.block_count": "two"}), ("llama.block_count", "'two'")),
     "missing_tensor": (without("blk.1.ffn_up.weight"), ("tensor blk.1.ffn_up.weight is missing",)),
     "other_shape": (tiny({"llama.feed_forward_length": 96}), ("blk.0.ffn_gate.weight", "(128, 64)", "(96, 64)")),
-    "experts": (tiny({"llama.expert_count": 8}), ("llama.expert_count", "8")),
+    "experts": (tiny({"llama.expert_count": 8}), ("llama.expert_used_count", "missing")),
     "extra_tensor": (
         tiny({}, Tensor("blk.0.attn_sinks.weight", (4,), "F32", np.ones(4, np.float32))),
         ("blk.0.attn_sinks.weight", "no place"),
@@ -177,13 +177,6 @@ BAD: dict[str, tuple[Callable[[Path], Path], tuple[str, ...]]] = {
         with_bytes("blk.0.attn_norm.weight", 8, np.array([np.nan], np.float32).tobytes()),
         ("blk.0.attn_norm.weight", "not finite"),
     ),
-    **{
-        name: (
-            tiny({}, hidden_size=256, ffn_size=256, types={"ffn_up": name}),
-            ("blk.0.ffn_up.weight", f"block type {name} cannot be converted"),
-        )
-        for name in ("Q8_1", "Q8_K")
-    },
 }
 
 

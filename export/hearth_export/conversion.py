@@ -1,0 +1,85 @@
+"""A variant as a command line asks for it: by name, of a checkpoint that may have to be quantized first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hearth_export.errors import ExportError
+from hearth_export.ggml import FLOAT_TYPES
+from hearth_export.pipeline import convert
+from hearth_export.plan import Planned, planned
+from hearth_export.precision import Goal
+from hearth_export.progress import Progress
+from hearth_export.requantize import requantize
+from hearth_export.variants import goal_for
+from hearthd.store.durable import temp_path
+
+INT4, INT4_MIX = "cpu-int4", "Q4_K_M"  # what makes 4 bit weights of floats
+
+
+def converted(
+    source: Path,
+    digest: str,
+    root: Path,
+    report: Progress,
+    *,
+    variant: str = "",
+    quantize: str = "",
+    goal: Goal | None = None,
+) -> str:
+    """Makes a variant of `source`, a file or a directory, under `root`; the variant directory's name.
+
+    `variant` ("": any) is refused where this checkpoint does not give it. Raises ExportError.
+    """
+    chosen = goal_for(variant, goal)
+    if variant:
+        quantize = quantize or _mix_for(source, variant, chosen)
+    if not quantize:
+        return convert(source, digest, root, chosen, report)
+    with _quantized(source, quantize, root, report) as made:
+        try:
+            if variant:
+                _require(planned(made, chosen), variant)
+            return convert(made, digest, root, chosen, report)
+        except ExportError as error:
+            raise type(error)(str(error).replace(str(made), f"{source} as {quantize.upper()}")) from error
+
+
+def foreseen(source: Path, variant: str, quantize: str, goal: Goal | None) -> Planned:
+    """What `converted` would make. Raises ExportError."""
+    chosen = goal_for(variant, goal)
+    quantize = quantize or (_mix_for(source, variant, chosen) if variant else "")
+    if quantize:
+        raise ExportError(
+            f"what {quantize} gives is known once it is made: run 'hearth-export quantize {source} --to {quantize}' "
+            "and have a dry run of its file"
+        )
+    return planned(source, chosen)
+
+
+def _mix_for(source: Path, variant: str, goal: Goal) -> str:
+    """The file type that the checkpoint has to be quantized to for `variant`; "" where it is right as it is."""
+    plan = planned(source, goal)
+    if variant == INT4 and plan.variant != INT4 and plan.file_type in FLOAT_TYPES and plan.kind == "decoder":
+        return INT4_MIX
+    _require(plan, variant)
+    return ""
+
+
+def _require(plan: Planned, variant: str) -> None:
+    if plan.variant != variant:
+        raise ExportError(f"this checkpoint ({plan.file_type}) gives the variant {plan.variant}, not {variant}")
+
+
+@contextmanager
+def _quantized(source: Path, to: str, root: Path, report: Progress) -> Iterator[Path]:
+    """A quantized copy in `root`, for as long as the block runs."""
+    root.mkdir(parents=True, exist_ok=True)
+    made = temp_path(root)
+    try:
+        requantize(source, to, made, lambda stage, done, total: report(f"{stage} to {to.upper()}", done, total))
+        yield made
+    finally:
+        made.unlink(missing_ok=True)
