@@ -82,6 +82,12 @@ class Shown(Reply, frozen=True):
     requires: str = ""
 
 
+class Vectors(Reply, frozen=True):
+    """POST /api/embed."""
+
+    embeddings: list[list[float]] = []
+
+
 class Step(Reply, frozen=True):
     """A line of /api/pull, /api/push and /api/create."""
 

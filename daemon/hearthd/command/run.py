@@ -11,7 +11,7 @@ from typing import Any
 from hearthd.command.answer import Answer
 from hearthd.command.client import Client
 from hearthd.command.failure import CommandFailed, ServerRefused
-from hearthd.command.replies import Chunk, Nothing, Shown
+from hearthd.command.replies import Chunk, Nothing, Shown, Vectors
 from hearthd.command.spinner import Spinner
 from hearthd.command.summary import summary
 from hearthd.command.wire import fetch
@@ -19,6 +19,7 @@ from hearthd.duration import keep_alive_ns
 
 MAX_PROMPT_BYTES = 64 << 20
 MAX_SCHEMA_BYTES = 1 << 20
+TRUTH = {"true": True, "false": False}
 THINK = {"true": True, "false": False, "low": "low", "medium": "medium", "high": "high", "max": "max"}
 
 
@@ -32,6 +33,8 @@ def define(parser: ArgumentParser) -> None:
     parser.add_argument("--nowordwrap", action="store_true", help="break no lines between words")
     parser.add_argument("--format", default="", help="json, or a file with a JSON schema")
     parser.add_argument("--think", choices=THINK, help="--think, or --think=LEVEL: let the model think first")
+    parser.add_argument("--dimensions", type=int, default=0, help="of the vector that an embedding model makes")
+    parser.add_argument("--truncate", choices=TRUTH, help="false: refuse a text that an embedding model cannot hold")
     parser.add_argument("--hidethinking", action="store_true", help="do not show what it thinks")
 
 
@@ -40,6 +43,8 @@ def run(arguments: Namespace, client: Client) -> int:
     fields = request_fields(arguments)
     prompt = _prompt(arguments.prompt)
     shown = _shown(client, arguments.model, arguments.insecure)
+    if makes_vectors(shown):
+        return _vector(arguments, client, fields, prompt or "")
     if prompt is None:
         from hearthd.command.conversation import Conversation
 
@@ -129,6 +134,28 @@ def _once(arguments: Namespace, client: Client, fields: dict[str, Any], prompt: 
     sys.stdout.flush()
     if arguments.verbose:
         sys.stderr.write("\n" + summary(answer.last))
+    return 0
+
+
+def makes_vectors(shown: Shown) -> bool:
+    """Whether the model makes embeddings and no text."""
+    can = shown.capabilities or []
+    return "embedding" in can and "completion" not in can
+
+
+def _vector(arguments: Namespace, client: Client, fields: dict[str, Any], text: str) -> int:
+    """Print the vector of a text as a JSON list."""
+    if not text:
+        raise CommandFailed(
+            f'{arguments.model} makes embeddings: give it a text, hearth run {arguments.model} "a text"'
+        )
+    payload = {"model": arguments.model, "input": text, "dimensions": arguments.dimensions}
+    payload |= {name: value for name, value in fields.items() if name == "keep_alive"}
+    if arguments.truncate is not None:
+        payload["truncate"] = TRUTH[arguments.truncate]
+    (vector,) = client.ask("/api/embed", payload, Vectors).embeddings
+    sys.stdout.write(json.dumps(vector) + "\n")
+    sys.stdout.flush()
     return 0
 
 
