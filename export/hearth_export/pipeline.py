@@ -12,7 +12,8 @@ import msgspec
 from hearth_export import verify
 from hearth_export.checkpoint import Checkpoint, Tensors, open_checkpoint
 from hearth_export.decoder import Decoder
-from hearth_export.errors import BadCheckpoint, ExportError, UnsupportedModel, naming
+from hearth_export.encoder import Encoder
+from hearth_export.errors import BadCheckpoint, ExportError, naming
 from hearth_export.graph import Graph
 from hearth_export.kvgraph import check_attention, with_int8_cache
 from hearth_export.precision import Goal
@@ -92,7 +93,7 @@ def builder_of(spec: ModelSpec | EncoderSpec, tensors: Tensors, goal: Goal) -> B
     """What builds the graph of a model with these tensors for `goal`."""
     if isinstance(spec, ModelSpec):
         return Decoder(spec, tensors, goal, Graph(DATA_FILE))
-    raise UnsupportedModel(f"{spec.architecture} is an encoder, which cannot be converted yet")
+    return Encoder(spec, tensors, goal, Graph(DATA_FILE))
 
 
 def _check_vocabulary(tokenizer: TokenizerFiles, spec: ModelSpec | EncoderSpec) -> None:

@@ -25,6 +25,7 @@ __all__ = [
 
 # general.architecture -> the module whose read_spec(checkpoint) gives its spec
 ARCHITECTURES = {
+    "bert": "hearth_export.arch.bert",
     "gemma": "hearth_export.arch.gemma",
     "gemma2": "hearth_export.arch.gemma2",
     "gemma3": "hearth_export.arch.gemma3",
@@ -32,6 +33,8 @@ ARCHITECTURES = {
     "granite": "hearth_export.arch.granite",
     "granitemoe": "hearth_export.arch.granitemoe",
     "llama": "hearth_export.arch.llama",
+    "modern-bert": "hearth_export.arch.modernbert",
+    "nomic-bert": "hearth_export.arch.nomic_bert",
     "olmo2": "hearth_export.arch.olmo2",
     "phi3": "hearth_export.arch.phi3",
     "qwen2": "hearth_export.arch.qwen2",

@@ -17,6 +17,9 @@ from hearth_export.errors import BadCheckpoint, UnsupportedModel
 
 # model_type of config.json -> the module whose translate(config, names) says it in GGUF's words
 MODEL_TYPES = {
+    "bert": "hearth_export.arch.bert",
+    "camembert": "hearth_export.arch.bert",
+    "distilbert": "hearth_export.arch.bert",
     "gemma": "hearth_export.arch.gemma",
     "gemma2": "hearth_export.arch.gemma2",
     "gemma3": "hearth_export.arch.gemma3",
@@ -27,17 +30,22 @@ MODEL_TYPES = {
     "llama": "hearth_export.arch.llama",
     "mistral": "hearth_export.arch.mistral",
     "mixtral": "hearth_export.arch.mixtral",
+    "modernbert": "hearth_export.arch.modernbert",
+    "nomic_bert": "hearth_export.arch.nomic_bert",
     "olmo2": "hearth_export.arch.olmo2",
     "olmo3": "hearth_export.arch.olmo2",
     "phi3": "hearth_export.arch.phi3",
     "qwen2": "hearth_export.arch.qwen2",
     "qwen3": "hearth_export.arch.qwen3",
     "qwen3_moe": "hearth_export.arch.qwen3moe",
+    "roberta": "hearth_export.arch.bert",
     "smollm3": "hearth_export.arch.smollm3",
     "starcoder2": "hearth_export.arch.starcoder2",
+    "xlm-roberta": "hearth_export.arch.bert",
 }
 
 Config = Mapping[str, Any]  # config.json
+OTHERWISE = "the Optimum route (the extra `export`) may know it"
 MAX_WHOLE = 1 << 31
 
 
@@ -70,11 +78,13 @@ class Translation:
 
 def translate(config: Config, names: Collection[str]) -> Translation:
     """The translation of a checkpoint that stores tensors of these names. UnsupportedModel names an unknown type."""
-    model_type = str(config.get("model_type"))
+    model_type = str(config.get("model_type"))[:64]
     module = MODEL_TYPES.get(model_type)
     if module is None:
         known = ", ".join(sorted(MODEL_TYPES))
-        raise UnsupportedModel(f"config.json: model_type is '{model_type}', which the builder does not know ({known})")
+        raise UnsupportedModel(
+            f"config.json: model_type is '{model_type}', which the builder does not know (known: {known}); {OTHERWISE}"
+        )
     refuse_quantized(config)
     translation: Translation = importlib.import_module(module).translate(config, names)
     return translation

@@ -1,4 +1,4 @@
-"""An encoder in ONNX Runtime: texts of token ids become vectors, evaluated side by side where they are about as long."""
+"""An encoder in ONNX Runtime: texts of token ids become vectors, those about as long evaluated side by side."""
 
 from __future__ import annotations
 

@@ -20,12 +20,14 @@ from hearth_export.ggml import BLOCK_TYPES, Bytes
 from hearth_export.readers.gguf import MetaArray, TensorInfo, Value, typed_value
 from hearth_export.readers.pieces import Piece, pieces_of
 from hearth_export.readers.safetensors import SafetensorsFile, Stored, open_shards
-from hearth_export.translation import Translation, translate
+from hearth_export.sentences import sentence_metadata
+from hearth_export.translation import OTHERWISE, Translation, translate
 
 T = TypeVar("T", str, int, float, bool, MetaArray)
 
 CONFIG = "config.json"
 MAX_CONFIG_BYTES = 16 << 20
+MAX_NAME = 256
 MAX_FILE_BYTES = 64 << 20  # of tokenizer.json, the largest of them
 FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32, "MXFP4": 38}  # `llama_ftype` in llama.cpp's llama.h
 
@@ -106,7 +108,7 @@ class HuggingFace:
 
     def read_file(self, name: str) -> bytes | None:
         """A file of the directory ("tokenizer.json"); None where there is none."""
-        return _read(self.path / name, MAX_FILE_BYTES)
+        return _read(self.path / name.lstrip("/"), MAX_FILE_BYTES)
 
     def _infos(self) -> list[TensorInfo]:
         infos = [
@@ -120,12 +122,14 @@ class HuggingFace:
     def _metadata(self) -> dict[str, Value]:
         metadata: dict[str, Value] = {
             "general.architecture": self.translation.architecture,
-            "general.name": self.path.name,
             "general.file_type": _file_type(self.tensors.values()),
         }
+        name = str(self.config.get("_name_or_path") or self.path.name).rpartition("/")[2]
+        if not name.startswith("."):  # of a temporary directory
+            metadata["general.name"] = name[:MAX_NAME]
         for key, value in self.translation.metadata.items():
             metadata[key] = _plain(key, value)
-        return metadata
+        return metadata | sentence_metadata(self.translation.architecture, self.read_file)
 
     def _refuse_unused(self, stored: dict[str, Stored]) -> None:
         """A stored tensor that the translation leaves out would change what the model computes."""
@@ -134,8 +138,8 @@ class HuggingFace:
         for name in stored:
             if name not in used and name not in self.translation.ignored and not name.endswith(IGNORED_ENDINGS):
                 raise UnsupportedModel(
-                    f"tensor {name} has no place in a model of model_type '{self.config.get('model_type')}' as the "
-                    "builder knows it: convert this checkpoint through Optimum (hearth-export convert --route optimum)"
+                    f"tensor {name[:MAX_NAME]} has no place in a model of model_type "
+                    f"'{self.config.get('model_type')}' as the builder knows it; {OTHERWISE}"
                 )
 
 
@@ -176,6 +180,8 @@ def _config(path: Path) -> dict[str, Any]:
 
 def _read(path: Path, most: int) -> bytes | None:
     try:
+        if path.exists() and not path.is_file():  # a pipe would never end
+            raise BadCheckpoint(f"{path}: is no file")
         with path.open("rb") as file:
             data = file.read(most + 1)
     except (FileNotFoundError, NotADirectoryError):
