@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from hearth_export.errors import UnsupportedModel
+from hearth_export.errors import BadCheckpoint, UnsupportedModel
 from hearth_export.graph import MICROSOFT
 from hearth_export.linear import ACCURACY_INT8, multiply
 from hearth_export.precision import Goal, Holder, Layout, common_layout
@@ -102,8 +102,20 @@ def _matrices(weights: Weights, spec: ModelSpec, experts: Experts, layer: int) -
 
 
 def _layout(weights: Weights, tensor: str, experts: Experts, num_rows: int, num_inputs: int) -> Layout:
-    """How a tensor is held without offsets. Its last expert is asked for, so that there are enough of them."""
-    return weights.layout(Part(tensor, num_rows, expert=experts.num - 1), num_inputs, Goal.PREFILL)
+    """How a tensor is held without offsets, its shape and that of its bias checked on the way."""
+    _check_shape(weights, tensor, (experts.num, num_rows, num_inputs))
+    bias = tensor.removesuffix("weight") + "bias"
+    if weights.has(bias):
+        _check_shape(weights, bias, (experts.num, num_rows))
+    return weights.layout(Part(tensor, num_rows, expert=0), num_inputs, Goal.PREFILL)
+
+
+def _check_shape(weights: Weights, name: str, expected: tuple[int, ...]) -> None:
+    info = weights.tensors.tensors.get(name)
+    if info is None:
+        raise BadCheckpoint(f"tensor {name} is missing")
+    if info.shape != expected:
+        raise BadCheckpoint(f"tensor {name} has the shape {info.shape}, expected {expected}")
 
 
 def _floats(weights: Weights, experts: Experts, matrix: Matrix) -> list[str]:

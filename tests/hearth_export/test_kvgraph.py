@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto
@@ -9,11 +11,19 @@ from onnx import TensorProto
 from hearth_export.errors import ExportError
 from hearth_export.kvgraph import check_attention
 from hearth_export.pipeline import DATA_FILE, GRAPH_FILE, INT8_KV_GRAPH_FILE
+from hearth_export.precision import Goal
 from hearth_export.readers.gguf import open_gguf
-from hearth_export.spec import ModelSpec, read_spec
+from hearth_export.spec import ModelSpec, QKNorm, read_spec
 from hearth_export.verify import check_structure
+from hearthd.engine.kvform import KVForm
+from hearthd.engine.session import open_session
 from hearthd.store import variant
 from hearthd.store.variant import read_variant
+from tests.hearth_export.converted import converted, info_of
+from tests.hearth_export.flagged import TOKENS, architecture, flagged, turning, write_flagged
+from tests.hearth_export.float_decoder import FloatDecoder
+
+__all__ = ["architecture"]
 
 
 def loaded(path: Path) -> onnx.ModelProto:
@@ -75,3 +85,33 @@ def test_a_second_graph_that_attends_in_another_way_is_refused(
     check_attention(tiny_variant / GRAPH_FILE, tiny_variant / INT8_KV_GRAPH_FILE, spec)
     with pytest.raises(ExportError, match=r"attention over int8|ONNX Runtime refuses"):
         check_attention(tiny_variant / GRAPH_FILE, changed(tiny_variant, tmp_path, attribute, value), spec)
+
+
+@pytest.mark.usefixtures("architecture")
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"windows": (5, 0), "attention_softcap": 2.0},
+        {"sinks": True, "windows": (5, 0)},
+        {"ropes": (turning(16),), "layer_ropes": (0, -1)},
+        {"ropes": (turning(32), turning(16)), "layer_ropes": (0, 1), "qk_norm": QKNorm.HEAD},
+        {"attention_scale": 1.0, "num_kv_heads": 1},
+    ],
+)
+def test_every_kind_of_attention_works_over_int8_too(tmp_path: Path, changes: dict[str, Any]) -> None:
+    spec = flagged(**changes)
+    source = write_flagged(tmp_path / "kinds.gguf", spec)
+    directory = converted(source, tmp_path / "variants", Goal.FLOAT)
+    scales = {
+        variant.scale_name(layer, kind): np.full((1, spec.num_kv_heads, 1, 32), 8 / 127, np.float32)
+        for layer in range(2)
+        for kind in ("key", "value")
+    }
+    form = KVForm("q8_0", INT8_KV_GRAPH_FILE, "int8", scales)
+    session = open_session(directory, info_of(directory), num_ctx=64, num_threads=2, form=form)
+    want = FloatDecoder(spec, source).logits(TOKENS)
+    got = [session.evaluate(TOKENS[:9]).copy()]
+    for position in range(9, len(TOKENS)):
+        session.decode((TOKENS[position],), (position,))
+        got.append(session.logits[0].copy())
+    assert np.linalg.norm(np.stack(got) - want[8:]) / np.linalg.norm(want[8:]) < 0.1
