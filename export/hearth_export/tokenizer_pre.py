@@ -2,9 +2,10 @@
 
 The names and their regexes are those of llama.cpp (src/llama-vocab.cpp, `llm_tokenizer_bpe` and `impl::load`), which in
 turn took each regex from the `pre_tokenizer` of the model's own tokenizer.json on Hugging Face. Where llama.cpp only
-approximates one (capitals and combining marks in tekken and gpt-4o, spaces beyond ASCII in deepseek-coder), the model's
-own stands here. Patterns apply one after the other, each splitting what the one before left whole. They are written for
-Oniguruma, which the `tokenizers` library uses.
+approximates one (capitals and combining marks in tekken, gpt-4o and youtu, spaces beyond ASCII in deepseek-coder and
+deepseek-llm, digits in superbpe and tiny_aya), the model's own stands here. Names of llama.cpp that are missing have
+words of another kind (kimi-k2, whitespace) or a regex that is not known (afmoe). Patterns apply one after the other,
+each splitting what the one before left whole. They are written for Oniguruma, which the `tokenizers` library uses.
 """
 
 from __future__ import annotations
@@ -51,12 +52,20 @@ _DEEPSEEK3_WORDS = (
     r"| ?[\p{P}\p{S}]+"
 )
 _DEEPSEEK3 = (r"\p{N}{1,3}", "[一-龥\u3040-ゟ゠-ヿ]+", rf"{_DEEPSEEK3_WORDS}[\r\n]*|{_TAIL}")
-_AFMOE_CJK = (
-    "[一-鿿㐀-䶿豈-\ufaff\u3040-ゟ゠-ヿ･-ﾟ⼀-\u2fdf\u0e00-\u0e7f\u0e80-\u0eff\u1780-\u17ff"
-    "\u1000-႟\uaa60-ꩿ\ua9e0-\ua9ff가-\ud7af\u1100-ᇿ]+"
-)
 _YOUTU_CJK = "[가-힣ㄱ-ㆎ]+|[！…“”‘’—：；，、-〿︰-﹏]+|[ㄅ-ㄯ]+|[一-龥\u3040-ゟ゠-ヿ]+"
 _THREES = r"\p{Nd}{1,3}(?=(?:\p{Nd}{3})*\b)"  # digits in threes, counted from the last
+_DEEPSEEK_LETTERS = (  # letters with case of the alphabets that its regex lists
+    "A-Za-z\u00b5\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u01ba\u01bc-\u01bf\u01c4-\u0293\u0295-\u02af\u0370-\u0373"
+    "\u0376\u0377\u037b-\u037d\u037f\u0386\u0388-\u038a\u038c\u038e-\u03a1\u03a3-\u03f5\u03f7-\u0481"
+    "\u048a-\u052f\u0531-\u0556\u10a0-\u10c5\u13a0-\u13f5\u13f8-\u13fd\u1c90-\u1cba\u1cbd-\u1cbf\u1d00-\u1d2b"
+    "\u1d6b-\u1d77\u1d79-\u1d9a\u1e00-\u1f15\u1f18-\u1f1d\u1f20-\u1f45\u1f48-\u1f4d\u1f50-\u1f57\u1f59\u1f5b"
+    "\u1f5d\u1f5f-\u1f7d\u1f80-\u1fb4\u1fb6-\u1fbc\u1fbe\u1fc2-\u1fc4\u1fc6-\u1fcc\u1fd0-\u1fd3\u1fd6-\u1fdb"
+    "\u1fe0-\u1fec\u1ff2-\u1ff4\u1ff6-\u1ffc\u2102\u2107\u210a-\u2113\u2115\u2119-\u211d\u2124\u2126\u2128"
+    "\u212a-\u212d\u212f-\u2134\u2139\u213c-\u213f\u2145-\u2149\u214e\u2183\u2184\u2c00-\u2c7b\u2c7e-\u2ce4"
+    "\u2ceb-\u2cee\u2cf2\u2cf3\ua640-\ua66d\ua680-\ua69b\ua722-\ua76f\ua771-\ua787\ua78b-\ua78e\uab70-\uabbf"
+    "\ufb00-\ufb06\ufb13-\ufb17\uff21-\uff3a\uff41-\uff5a\U00010400-\U0001044f\U000104b0-\U000104d3"
+    "\U000104d8-\U000104fb\U00010c80-\U00010cb2\U00010cc0-\U00010cf2\U000118a0-\U000118df\U0001e900-\U0001e943"
+)
 _BLOOM = r" ?[^(\s|.,!?…。，、।۔،)]+"
 
 _GPT2_ROW = PreTokenizer((_GPT2,))
@@ -168,12 +177,11 @@ PRE_TOKENIZERS: dict[str, PreTokenizer] = {
     "joyai-llm": _DEEPSEEK3_ROW,
     "hy_v4": _DEEPSEEK3_ROW,
     "spark2_5": PreTokenizer((*_DEEPSEEK3[:2], _DEEPSEEK3_WORDS + r"|[\r\n]|\s+(?!\S)|\s+", r"\p{N}")),
-    "afmoe": PreTokenizer((_THREES, _AFMOE_CJK, _DEEPSEEK3[2])),
     "deepseek-llm": PreTokenizer(
         (
             r"[\r\n]",
-            r"\s?[\p{Lu}\p{Ll}\p{Lt}]+",
-            r"\s?[!-/:-~！-／：-～‘-‟\u3000-。]+",
+            rf"\s?[{_DEEPSEEK_LETTERS}]+",
+            "\\s?[!-/:-~！-／：-～‘-‟\u3000-。]+",
             r"\s+$",
             "[一-龥\u0800-一가-\ud7ff]+",
             r"\p{N}+",
@@ -221,6 +229,7 @@ def pre_tokenizer(name: str) -> PreTokenizer:
 PROBES = (
     "Hello, World! It's 'S we'LL don't 'Tis they'VE I'M y'all'd've rock'n'roll TÜRKÇE'nin",
     "0 12 123 1234 12345 123456 1234567 a1b22c333 12.5 1,000,000 ٣٤٥٦ Ⅻ½ ²³ x1234y",
+    "  12   345    6 a  7\n\n  8 x'tis l'sx Ankara'dan I'mx don'tx",
     "  two   three    four \n one\n\ntwo\r\n \r\n three\t\ttab \n  x   \n\n\n",
     "camelCase XMLHttpRequest snake_case SCREAMING éÉcole ÀB Ǆaǅ",
     "!!! ?? ... --- === +++ <<>> $$ ^^ ~~ || `` ,;: (a) [b] {c} a/b//c /// !\n\n ?\r\n .a #b _c $d -e \"f' =g",

@@ -1,10 +1,7 @@
 from __future__ import annotations
 
-import random
-import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,28 +10,12 @@ from tokenizers import Tokenizer
 
 from hearth_export.errors import BadCheckpoint, UnsupportedModel
 from hearth_export.readers.gguf import MetaArray, open_gguf
-from hearth_export.tokenizer import TokenizerFiles, build
+from hearth_export.tokenizer import TokenizerFiles
 from hearth_export.tokenizer_families import byte_chars
-from hearth_export.tokenizer_pre import PRE_TOKENIZERS
 from tests.hearth_export.gguf_writer import Meta, write_gguf, write_tiny_llama
 from tests.hearth_export.llama_cpp import Tokenize, tokenizer_of
+from tests.hearth_export.tokenizing import built, differences, encoder
 from tests.hearth_export.tricky_texts import TRICKY, fuzzed
-
-
-def encoder(files: TokenizerFiles) -> Callable[[str], list[int]]:
-    tokenizer = Tokenizer.from_str(files.json)
-    return lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids)
-
-
-def differences(ours: Callable[[str], list[int]], theirs: Tokenize, texts: Sequence[str]) -> dict[str, object]:
-    pairs = {text: (ours(text), theirs(text)) for text in texts}
-    return {text: pair for text, pair in pairs.items() if pair[0] != pair[1]}
-
-
-def built(path: Path) -> TokenizerFiles:
-    with open_gguf(path) as file:
-        return build(file)
-
 
 # -- the real vocabulary -----------------------------------------------------------------------------------------------
 
@@ -77,80 +58,6 @@ def test_real_vocabulary_names_its_special_tokens(smollm2: TokenizerFiles) -> No
 
 
 # -- byte-level BPE ----------------------------------------------------------------------------------------------------
-
-
-@cache
-def pairwise_vocabulary() -> tuple[list[str], list[str]]:
-    chars = byte_chars()
-    pairs = [(left, right) for left in chars for right in chars]
-    random.Random(3).shuffle(pairs)
-    tokens = [*chars, *(left + right for left, right in pairs), "<|end|>", "<bos>", "<tool>"]
-    return tokens, [f"{left} {right}" for left, right in pairs]
-
-
-def byte_level(**changes: Meta) -> dict[str, Meta]:
-    """A vocabulary in which every two bytes of a word merge, in random order: each word boundary shows in the ids."""
-    tokens, merges = pairwise_vocabulary()
-    return {
-        "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.pre": "gpt-2",
-        "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.merges": merges,
-        "tokenizer.ggml.token_type": [1] * (len(tokens) - 3) + [3, 3, 4],
-        "tokenizer.ggml.bos_token_id": len(tokens) - 2,
-        "tokenizer.ggml.eos_token_id": len(tokens) - 3,
-        **{f"tokenizer.ggml.{key}": value for key, value in changes.items()},
-    }
-
-
-# one name for each distinct set of patterns that llama.cpp takes unchanged
-EXACT = [
-    "default", "gpt-2", "smollm", "falcon", "llama-bpe", "smaug-bpe", "qwen2", "qwen35", "seed-coder", "bailingmoe",
-    "deepseek-v3", "viking", "minicpm5",
-]  # fmt: skip
-# llama.cpp approximates these: capitals and marks beyond ASCII in the first two, spaces beyond ASCII in the third
-CLOSE = ["gpt-4o", "tekken", "deepseek-coder"]
-
-
-@pytest.mark.parametrize("name", EXACT)
-def test_pre_tokenizer_gives_the_ids_of_llama_cpp(tmp_path: Path, name: str) -> None:
-    metadata = byte_level(pre=name)
-    path = write_tiny_llama(tmp_path / "tiny.gguf", metadata, 256 + (1 << 16) + 3)
-    with tokenizer_of(path) as tokenize:
-        assert differences(encoder(built(path)), tokenize, TRICKY + fuzzed(100, seed=13)) == {}
-
-
-@pytest.mark.parametrize("name", CLOSE)
-def test_pre_tokenizer_gives_the_ids_of_llama_cpp_without_marks_and_exotic_spaces(tmp_path: Path, name: str) -> None:
-    path = write_tiny_llama(tmp_path / "tiny.gguf", byte_level(pre=name), 256 + (1 << 16) + 3)
-    texts = [text for text in TRICKY + fuzzed(300, seed=14) if not any(odd(char) for char in text)]
-    assert len(texts) > 60
-    with tokenizer_of(path) as tokenize:
-        assert differences(encoder(built(path)), tokenize, texts) == {}
-
-
-def odd(char: str) -> bool:
-    return (unicodedata.category(char) in ("Mn", "Mc", "Me", "Lu", "Lt", "Ll") and not char.isascii()) or (
-        char.isspace() and not char.isascii()
-    )
-
-
-def test_every_distinct_set_of_patterns_is_compared_with_llama_cpp() -> None:
-    compared = {PRE_TOKENIZERS[name].patterns for name in EXACT + CLOSE}
-    assert {row.patterns for row in PRE_TOKENIZERS.values()} - compared == {PRE_TOKENIZERS["bloom"].patterns}
-    assert PRE_TOKENIZERS["viking"].patterns[0] == PRE_TOKENIZERS["bloom"].patterns[0]
-
-
-@pytest.mark.parametrize("name", sorted(PRE_TOKENIZERS))
-def test_every_pre_tokenizer_of_the_table_is_loadable_and_lossless(tmp_path: Path, name: str) -> None:
-    tokens = [*byte_chars(), "<|end|>"]
-    metadata = byte_level(pre=name, tokens=tokens, merges=["a b"], token_type=[1] * 256 + [3], eos_token_id=256)
-    path = write_gguf(tmp_path / "a.gguf", {**metadata, "tokenizer.ggml.tokens": [*tokens, "ab"],
-                                            "tokenizer.ggml.token_type": [1] * 256 + [3, 1],
-                                            "tokenizer.ggml.bos_token_id": 256})  # fmt: skip
-    tokenizer = Tokenizer.from_str(built(path).json)
-    for text in TRICKY:
-        assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False).ids, skip_special_tokens=False) == text
 
 
 def small(**changes: Meta) -> dict[str, Meta]:
@@ -362,7 +269,7 @@ def test_unknown_tokenizer_model_is_refused_by_name(tmp_path: Path, kind: str) -
     refused(tmp_path, small(model=kind), UnsupportedModel, f"model is '{shown}.*': only bert, gpt2, llama, t5 can be")
 
 
-@pytest.mark.parametrize("name", ["kimi-k2", "superbpe", "", "my-own", "GPT-2"])
+@pytest.mark.parametrize("name", ["kimi-k2", "afmoe", "whitespace", "", "my-own", "GPT-2"])
 def test_unknown_pre_tokenizer_is_refused_by_name(tmp_path: Path, name: str) -> None:
     refused(tmp_path, small(pre=name), UnsupportedModel, f"pre is '{name}', a pre-tokenizer that")
 
