@@ -25,7 +25,7 @@ from hearth_export.mix import is_kept
 from hearth_export.readers.gguf import GGUF, MetaArray, TensorInfo, Value, typed_value
 from hearth_export.writers.gguf import encoded_value
 
-INTERLEAVED = frozenset({"llama", "granite", "smollm3"})  # whose q and k rows alternate between the halves of a head
+INTERLEAVED = frozenset({"llama", "granite", "granitemoe", "smollm3"})  # whose q and k rows alternate between the halves of a head
 _TURNED = re.compile(r"blk\.(\d{1,4})\.attn_([qk])\.(?:weight|bias)")
 
 
