@@ -19,19 +19,29 @@ TENSORS = frozenset({FACTORS, LONG_FACTORS, SHORT_FACTORS})
 MIN_BASE, MAX_BASE = 1.001, 1e30
 MAX_FACTOR = 1e6
 MAX_CONTEXT = 1 << 27
+BASE_KEYS = ("rope.freq_base", "rope.global.freq_base")  # llama.cpp's name, Ollama's of early Gemma 3 files
+WINDOW_BASE_KEYS = ("rope.freq_base_swa", "rope.local.freq_base")
 KINDS = ("none", "linear", "yarn", "longrope")
 # Not a key of llama.cpp, which always truncates: whether yarn's ramp begins and ends at whole frequencies.
 TRUNCATE = "rope.scaling.yarn_truncate"
 
 
-def read_rope(checkpoint: Checkpoint, prefix: str, head_dim: int, *, rows_interleaved: bool) -> Rope:
+def read_rope(
+    checkpoint: Checkpoint,
+    prefix: str,
+    head_dim: int,
+    *,
+    rows_interleaved: bool,
+    default_base: float = 10000.0,
+    default_factor: float = 1.0,
+) -> Rope:
     """The Rope of a checkpoint whose keys begin with `prefix`; it turns `rope.dimension_count` of `head_dim` values.
 
-    Scaling: none, linear, yarn, longrope, or a tensor of factors.
+    Scaling: none, linear, yarn, longrope, or a tensor of factors; linear by `default_factor` where nothing is said.
     """
-    base = _base(checkpoint, f"{prefix}.rope.freq_base", 10000.0)
+    base = _base(checkpoint, prefix, BASE_KEYS, default_base)
     plain = _frequencies(base, rotary_dim(checkpoint, prefix, head_dim))
-    inv_freq, attention_scale = _scaled(checkpoint, prefix, base, plain)
+    inv_freq, attention_scale = _scaled(checkpoint, prefix, base, plain, default_factor)
     if FACTORS in checkpoint.tensors:
         inv_freq = inv_freq / _factors(checkpoint, FACTORS, plain.size)
     if LONG_FACTORS in checkpoint.tensors or SHORT_FACTORS in checkpoint.tensors:
@@ -47,7 +57,7 @@ def read_window_rope(
     checkpoint: Checkpoint, prefix: str, head_dim: int, default_base: float, *, rows_interleaved: bool = False
 ) -> Rope:
     """The Rope of layers that see a window only, where these turn without scaling: `rope.freq_base_swa`."""
-    base = _base(checkpoint, f"{prefix}.rope.freq_base_swa", default_base)
+    base = _base(checkpoint, prefix, WINDOW_BASE_KEYS, default_base)
     inv_freq = _frequencies(base, rotary_dim(checkpoint, prefix, head_dim))
     return Rope(tuple(inv_freq.tolist()), rows_interleaved=rows_interleaved)
 
@@ -61,8 +71,10 @@ def rotary_dim(checkpoint: Checkpoint, prefix: str, head_dim: int) -> int:
     return value
 
 
-def _base(checkpoint: Checkpoint, key: str, default: float) -> float:
-    return _number(checkpoint, key, default, MIN_BASE, MAX_BASE)
+def _base(checkpoint: Checkpoint, prefix: str, keys: tuple[str, ...], default: float) -> float:
+    names = [f"{prefix}.{key}" for key in keys]
+    name = next((name for name in names if name in checkpoint.metadata), names[0])
+    return _number(checkpoint, name, default, MIN_BASE, MAX_BASE)
 
 
 def _frequencies(base: float, dim: int) -> NDArray[np.float64]:
@@ -78,24 +90,24 @@ def _kind(checkpoint: Checkpoint, prefix: str) -> str:
 
 
 def _scaled(
-    checkpoint: Checkpoint, prefix: str, base: float, inv_freq: NDArray[np.float64]
+    checkpoint: Checkpoint, prefix: str, base: float, inv_freq: NDArray[np.float64], default_factor: float
 ) -> tuple[NDArray[np.float64], float]:
     """Frequencies, and what cos and sin are multiplied by. Factors in tensors are still to be applied."""
     attention_scale = _number(checkpoint, f"{prefix}.rope.scaling.attn_factor", 1.0, 1e-3, 1e3)
     kind = _kind(checkpoint, prefix)
     if kind == "linear":
-        return inv_freq / _factor(checkpoint, prefix), attention_scale
+        return inv_freq / _factor(checkpoint, prefix, default_factor), attention_scale
     if kind == "yarn":
-        factor = _factor(checkpoint, prefix)
+        factor = _factor(checkpoint, prefix, default_factor)
         return _yarn(checkpoint, prefix, base, factor, inv_freq), attention_scale * yarn_growth(factor)
     return inv_freq, attention_scale
 
 
-def _factor(checkpoint: Checkpoint, prefix: str) -> float:
+def _factor(checkpoint: Checkpoint, prefix: str, default: float) -> float:
     """How many times longer the context became; an old key has another name, and 0 stands for 1."""
     keys = (f"{prefix}.rope.scaling.factor", f"{prefix}.rope.scale_linear")
     key = next((key for key in keys if key in checkpoint.metadata), keys[0])
-    return _number(checkpoint, key, 1.0, 0.0, MAX_FACTOR) or 1.0
+    return _number(checkpoint, key, default, 0.0, MAX_FACTOR) or 1.0
 
 
 def _number(checkpoint: Checkpoint, key: str, default: float, least: float, most: float) -> float:

@@ -116,7 +116,7 @@ def rotary_dim(settings: RopeConfig, head_dim: int) -> int:
 
 
 def _default(settings: RopeConfig, base: float, dim: int) -> RopeWords:
-    return RopeWords({})
+    return RopeWords({"rope.scaling.type": "none"})
 
 
 def _linear(settings: RopeConfig, base: float, dim: int) -> RopeWords:

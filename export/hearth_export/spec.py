@@ -36,6 +36,7 @@ ARCHITECTURES = {
     "modern-bert": "hearth_export.arch.modernbert",
     "nomic-bert": "hearth_export.arch.nomic_bert",
     "olmo2": "hearth_export.arch.olmo2",
+    "olmo3": "hearth_export.arch.olmo2",
     "phi3": "hearth_export.arch.phi3",
     "qwen2": "hearth_export.arch.qwen2",
     "qwen3": "hearth_export.arch.qwen3",

@@ -33,15 +33,16 @@ PERIOD = 4  # of OLMo 3
 
 def read_spec(checkpoint: Checkpoint) -> ModelSpec:
     """The ModelSpec of an olmo2 checkpoint. Layers with a window turn without scaling."""
-    facts = Facts(checkpoint, PREFIX)
+    prefix = checkpoint.require("general.architecture", str)  # Ollama calls OLMo 3 olmo3
+    facts = Facts(checkpoint, prefix)
     sizes = facts.decoder_sizes()
     windows = read_windows(facts, sizes["num_layers"], PERIOD)
-    ropes = [rope.read_rope(checkpoint, PREFIX, sizes["head_dim"], rows_interleaved=False)]
+    ropes = [rope.read_rope(checkpoint, prefix, sizes["head_dim"], rows_interleaved=False)]
     if windows:
         base = facts.number("rope.freq_base", rope.MIN_BASE, rope.MAX_BASE, 10000.0)
-        ropes.append(rope.read_window_rope(checkpoint, PREFIX, sizes["head_dim"], base))
+        ropes.append(rope.read_window_rope(checkpoint, prefix, sizes["head_dim"], base))
     return ModelSpec(
-        architecture=PREFIX,
+        architecture=prefix,
         **sizes,
         norm_epsilon=facts.rms_epsilon(),
         ropes=tuple(ropes),

@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 
 from hearth_export.errors import BadCheckpoint, ExportError, UnsupportedModel
-from hearth_export.spec import QKNorm
+from hearth_export.readers.gguf import open_gguf
+from hearth_export.spec import ModelSpec, QKNorm, read_spec
 from hearth_export.translation import translate
 from tests.hearth_export.decoder_header import spec_of
+from tests.hearth_export.gguf_writer import Meta, Tensor, write_gguf
 
 TEXT = {"model_type": "gemma3_text", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 7}
 VISION_4B = {"hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 34, "sliding_window": 1024}
@@ -38,6 +40,52 @@ def test_base_of_local_layers_is_read_where_a_file_has_it(tmp_path: Path) -> Non
 def test_27b_scales_attention_by_its_width_a_head(tmp_path: Path) -> None:
     keys = {"block_count": 62, "attention.key_length": 32, "attention.value_length": 32}
     assert spec_of(tmp_path, "gemma3", keys).attention_scale == pytest.approx(1 / 4)
+
+
+def test_file_of_ollama_is_read_as_ollama_reads_it(tmp_path: Path) -> None:
+    keys = {"block_count": 34, "attention.sliding_window": 1024, "final_logit_softcapping": 30.0}
+    keys |= {"rope.global.freq_base": 1e4, "rope.local.freq_base": 1e2}
+    vision = [Tensor("v.blk.0.attn_q.weight", (2, 2)), Tensor("mm.mm_soft_emb_norm.weight", (2,))]
+    spec = spec_of(tmp_path, "gemma3", keys, *vision)
+    assert spec.logit_softcap == 0
+    everywhere, local = spec.ropes
+    assert everywhere.inv_freq[4] == pytest.approx(1e-2 / 8)
+    assert local.inv_freq[4] == pytest.approx(1e-1)
+    assert spec.read_tensors == {"v.blk.0.attn_q.weight", "mm.mm_soft_emb_norm.weight"}
+
+
+def test_file_that_leaves_out_epsilon_and_bases_has_the_usual(tmp_path: Path) -> None:
+    keys: dict[str, Meta] = {
+        "block_count": 26,
+        "context_length": 32768,
+        "embedding_length": 64,
+        "feed_forward_length": 128,
+    }
+    keys |= {"attention.head_count": 4, "attention.sliding_window": 512}
+    metadata: dict[str, Meta] = {
+        "general.architecture": "gemma3",
+        **{f"gemma3.{key}": value for key, value in keys.items()},
+    }
+    path = write_gguf(tmp_path / "bare.gguf", metadata, [Tensor("token_embd.weight", (320, 64))])
+    with open_gguf(path) as gguf:
+        spec = read_spec(gguf)
+    assert isinstance(spec, ModelSpec)
+    assert spec.norm_epsilon == 1e-6
+    everywhere, local = spec.ropes
+    assert everywhere.inv_freq[4] == pytest.approx(1e-3)
+    assert local.inv_freq[4] == pytest.approx(1e-2)
+
+
+@pytest.mark.parametrize(
+    ("keys", "tensors"),
+    [({"attention.causal": False}, []), ({}, [Tensor("dense.0.weight", (2, 2))])],
+    ids=["by its key", "by its tensors"],
+)
+def test_embedding_model_of_the_same_name_is_refused(
+    tmp_path: Path, keys: dict[str, Meta], tensors: list[Tensor]
+) -> None:
+    with pytest.raises(UnsupportedModel, match="this Gemma 3 makes embeddings"):
+        spec_of(tmp_path, "gemma3", keys, *tensors)
 
 
 def test_text_config_of_a_checkpoint_with_vision_may_leave_out_what_is_usual() -> None:

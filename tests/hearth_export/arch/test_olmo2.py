@@ -8,8 +8,9 @@ from hearth_export.spec import QKNorm
 from tests.hearth_export.decoder_header import spec_of
 
 
-def test_norms_come_after_and_over_all_heads(tmp_path: Path) -> None:
-    spec = spec_of(tmp_path, "olmo2")
+@pytest.mark.parametrize("architecture", ["olmo2", "olmo3"])
+def test_norms_come_after_and_over_all_heads(tmp_path: Path, architecture: str) -> None:
+    spec = spec_of(tmp_path, architecture)
     assert (spec.pre_norms, spec.post_norms, spec.qk_norm) == (False, True, QKNorm.WHOLE)
     assert (spec.windows, spec.layer_ropes, len(spec.ropes)) == ((), (), 1)
 
