@@ -151,7 +151,7 @@ def _weight_map(directory: Path) -> dict[str, str]:
     if not 0 < len(shards) <= MAX_SHARDS:
         raise BadCheckpoint(f"{path}: {len(shards)} files; 1 to {MAX_SHARDS} are possible")
     for name in shards:
-        if name != Path(name).name or name in (".", "..") or "\0" in name:
+        if name != Path(name).name or name in ("", ".", "..") or "\0" in name:
             raise BadCheckpoint(f"{path}: {_quoted(name)} is no name for a file beside the index")
         if not (directory / name).exists():
             raise BadCheckpoint(f"{path}: names the file {_quoted(name)}, which is missing")
