@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tests.hearth_export.gguf_writer import Meta, Tensor, write_gguf
-from tests.hearth_export.safetensors_writer import write_safetensors
+from tests.hearth_export.safetensors_writer import Stored, safetensors
 
 Floats = NDArray[np.float32]
 Pair = tuple[Floats, Floats]  # a (rank, columns), b (rows, rank)
@@ -57,7 +57,9 @@ def write_peft_files(directory: Path, tensors: Mapping[str, NDArray[np.generic]]
     directory.mkdir(parents=True, exist_ok=True)
     about = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "bias": "none", **config}
     (directory / "adapter_config.json").write_text(json.dumps(about))
-    write_safetensors(directory / "adapter_model.safetensors", tensors)
+    dtypes = {"float32": "F32", "int64": "I64"}
+    stored = {name: Stored(values, dtypes[values.dtype.name]) for name, values in tensors.items()}
+    (directory / "adapter_model.safetensors").write_bytes(safetensors(stored))
     return directory
 
 
