@@ -13,7 +13,7 @@ from hearth_export import verify
 from hearth_export.checkpoint import Checkpoint, Tensors, open_checkpoint
 from hearth_export.decoder import Decoder
 from hearth_export.encoder import Encoder
-from hearth_export.errors import BadCheckpoint, ExportError, naming
+from hearth_export.errors import ExportError, naming
 from hearth_export.graph import Graph
 from hearth_export.kvgraph import check_attention, with_int8_cache
 from hearth_export.precision import Goal
@@ -23,6 +23,7 @@ from hearth_export.source import describe, parameter_count
 from hearth_export.spec import EncoderSpec, ModelSpec, Rope, read_spec
 from hearth_export.stream import write_matrices
 from hearth_export.tokenizer import TokenizerFiles, build
+from hearth_export.tokenizer_limit import limited
 from hearth_export.vector import Vector
 from hearth_export.writer import DataFile, publish, require_space, staged, write_file
 from hearthd import __version__
@@ -71,8 +72,7 @@ def convert(source: Path, digest: str, root: Path, goal: Goal, report: Progress)
         spec = read_spec(checkpoint)
         builder = builder_of(spec, checkpoint, goal)
         builder.build()
-        tokenizer = build(checkpoint)
-        _check_vocabulary(tokenizer, spec)
+        tokenizer = limited(build(checkpoint), spec.vocab_size)
         root.mkdir(parents=True, exist_ok=True)
         require_space(root, builder.graph.data_bytes + EXTRA_BYTES)
         with staged(root) as stage:
@@ -94,14 +94,6 @@ def builder_of(spec: ModelSpec | EncoderSpec, tensors: Tensors, goal: Goal) -> B
     if isinstance(spec, ModelSpec):
         return Decoder(spec, tensors, goal, Graph(DATA_FILE))
     return Encoder(spec, tensors, goal, Graph(DATA_FILE))
-
-
-def _check_vocabulary(tokenizer: TokenizerFiles, spec: ModelSpec | EncoderSpec) -> None:
-    if tokenizer.num_tokens > spec.vocab_size:
-        raise BadCheckpoint(
-            f"tokenizer.ggml.tokens has {tokenizer.num_tokens} entries, "
-            f"but token_embd.weight has only {spec.vocab_size} rows"
-        )
 
 
 def _write_weights(stage: Path, builder: Builder, tensors: Tensors, report: Progress) -> None:
@@ -133,6 +125,7 @@ def _verify(stage: Path, builder: Builder, tensors: Tensors, report: Progress) -
     report("verifying", 0, total)
     for graph in sorted(stage.glob("*.onnx")):
         verify.check_structure(graph, builder.graph.data_bytes)
+    verify.check_vectors(stage / DATA_FILE, builder.vectors, tensors)
     for matrix in builder.gathered:
         verify.check_embedding(stage, DATA_FILE, matrix, tensors)
     for num_bytes in verify.check_matrices(stage, DATA_FILE, builder.matrices, tensors):
