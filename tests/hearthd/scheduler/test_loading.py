@@ -4,8 +4,10 @@ import pytest
 from msgspec import structs
 
 from hearthd.engine.frames import Load
+from hearthd.errors import LoadFailed
 from hearthd.store.needs import needs
-from tests.hearthd.scheduler.stage import Stage, ToyRunner, run, stored, touch
+from hearthd.store.variant import ENCODER
+from tests.hearthd.scheduler.stage import Stage, ToyRunner, run, stored, touch, variant
 
 A, B = stored("a"), stored("b")
 
@@ -75,4 +77,19 @@ def test_what_a_load_did_not_take_may_come_with_use_and_stays_foreseen(caplog: p
         await scheduler.stop()
 
     caplog.set_level("INFO")
+    run(scenario())
+
+
+def test_an_encoder_gets_one_slot_and_its_window_whole_or_is_refused() -> None:
+    async def scenario() -> None:
+        stage = Stage(info=variant(kind=ENCODER, context_length=8192, hidden_size=4096, num_heads=16))
+        scheduler = stage.scheduler(num_ctx=8192, num_parallel=4, kv_type="q8_0", prefix_dir="/prefixes")
+        await touch(scheduler, A)
+        (load,) = [runner.load for runner in stage.runners]
+        assert (load.num_ctx, load.num_slots, load.kv_type, load.prefix_dir) == (8192, 1, "", "")
+        stage.available_bytes = needs(stage.info, num_ctx=4096).total_bytes
+        with pytest.raises(LoadFailed, match="requires more system memory"):
+            await touch(scheduler, B)
+        await scheduler.stop()
+
     run(scenario())
