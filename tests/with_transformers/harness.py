@@ -21,6 +21,7 @@ import transformers
 from numpy.typing import NDArray
 
 from hearth_export.precision import Goal
+from hearthd.store import variant
 from tests.hearth_export.converted import converted, decode_logits, opened, prefill_logits
 from tests.tiny import CHAT_TEMPLATE, CONTROL_TOKENS, MERGES, tokens
 
@@ -124,6 +125,22 @@ def variant_logits(directory: Path, ids: list[int], prompt: int = PROMPT) -> dic
         "decode": decode_logits(directory, ids),
         "prompt, then decode": np.stack(rows),
     }
+
+
+def hidden_states(directory: Path, ids: list[int]) -> Floats:
+    """(len(ids), hidden_size): what the variant's head would multiply, all tokens evaluated at once."""
+    session, length = opened(directory, len(ids)), len(ids)
+    feeds: dict[str, NDArray[np.generic]] = {
+        variant.INPUT_IDS: np.array([ids], np.int64),
+        variant.SEQLENS_K: np.array([length - 1], np.int32),
+        variant.TOTAL_LENGTH: np.array([length], np.int32),
+        variant.ROWS: np.arange(length, dtype=np.int64),
+        **session.rotations,
+    }
+    for layer in range(session.info.num_layers):
+        feeds |= {variant.past_name(layer, kind): session.cache.of(layer, kind) for kind in ("key", "value")}
+    (states,) = session.ort.run([variant.HIDDEN], feeds)
+    return np.asarray(states, np.float32)
 
 
 def cosines(one: Floats, other: Floats) -> Floats:

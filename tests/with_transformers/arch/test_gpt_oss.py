@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import gguf
+import numpy as np
 import pytest
+import torch
+from safetensors.numpy import load_file, save_file
 from transformers import GptOssConfig
+from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
+from tests.hearth_export.converted import converted, info_of
 from tests.with_transformers.harness import (
     SIZES,
     Family,
@@ -75,4 +81,27 @@ def test_llama_cpp_reads_the_same_file_alike(tiny: Tiny) -> None:
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_quantized_variant_stays_close(source: str, tmp_path: Path) -> None:
-    assert_quantized_variant(Tiny(family(), tmp_path), source, 0.99)
+    assert_quantized_variant(
+        Tiny(family(num_experts_per_tok=4), tmp_path), source, 0.99
+    )  # no expert is near to being chosen
+
+
+def test_experts_in_mxfp4_keep_every_weight(tmp_path: Path) -> None:
+    """As gpt-oss is published: two weights in a byte, a scale for 32 of them."""
+    tiny = Tiny(family(), tmp_path)
+    generator = np.random.default_rng(4)
+    stored = load_file(tiny.directory / "model.safetensors")
+    for name in [name for name in stored if name.endswith(("gate_up_proj", "down_proj"))]:
+        num_experts, num_inputs, num_outputs = stored.pop(name).shape
+        blocks = generator.integers(0, 256, (num_experts, num_outputs, num_inputs // 32, 16), np.uint8)
+        scales = generator.integers(121, 125, blocks.shape[:-1], np.uint8)
+        stored |= {f"{name}_blocks": blocks, f"{name}_scales": scales}
+        weights = convert_moe_packed_tensors(torch.from_numpy(blocks), torch.from_numpy(scales), dtype=torch.float32)
+        tiny.model.get_parameter(name).data = weights
+    save_file(stored, tiny.directory / "model.safetensors", {"format": "pt"})
+    config = json.loads((tiny.directory / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "mxfp4"}
+    (tiny.directory / "config.json").write_text(json.dumps(config))
+    assert_float_variant(tiny, "safetensors")
+    directory = converted(tiny.directory, tmp_path / "quantized")
+    assert "MXFP4" in info_of(directory).holders

@@ -47,4 +47,6 @@ def test_llama_cpp_reads_the_same_file_alike(tiny: Tiny) -> None:
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_quantized_variant_stays_close(source: str, tmp_path: Path) -> None:
-    assert_quantized_variant(Tiny(family(), tmp_path), source, 0.99)
+    assert_quantized_variant(
+        Tiny(family(num_experts_per_tok=4), tmp_path), source, 0.99
+    )  # no expert is near to being chosen

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -50,3 +51,18 @@ def test_llama_cpp_reads_the_same_file_alike(tiny: Tiny) -> None:
 @pytest.mark.parametrize("source", SOURCES)
 def test_quantized_variant_stays_close(source: str, tmp_path: Path) -> None:
     assert_quantized_variant(Tiny(family(), tmp_path), source, 0.99)
+
+
+@pytest.mark.parametrize("first", [0, 1, 3])
+def test_windows_begin_where_the_config_says(tmp_path: Path, first: int) -> None:
+    tiny = Tiny(family(use_sliding_window=True, sliding_window=13, max_window_layers=first), tmp_path)
+    assert_float_variant(tiny, "safetensors")
+
+
+def test_windows_of_older_configs_are_known(tmp_path: Path) -> None:
+    """They say no type a layer."""
+    tiny = Tiny(family(use_sliding_window=True, sliding_window=13, max_window_layers=1), tmp_path)
+    config = json.loads((tiny.directory / "config.json").read_text())
+    del config["layer_types"]
+    (tiny.directory / "config.json").write_text(json.dumps(config))
+    assert_float_variant(tiny, "safetensors")

@@ -54,4 +54,20 @@ def test_llama_cpp_reads_the_same_file_alike(tiny: Tiny) -> None:
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_quantized_variant_stays_close(source: str, tmp_path: Path) -> None:
-    assert_quantized_variant(Tiny(family(), tmp_path), source, 0.99)
+    assert_quantized_variant(
+        Tiny(family(num_experts_per_tok=6), tmp_path), source, 0.99
+    )  # no expert is near to being chosen
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"norm_topk_prob": False},
+        {"mlp_only_layers": [1]},
+        {"decoder_sparse_step": 2},
+        {"use_sliding_window": True, "sliding_window": 13},
+    ],
+    ids=str,
+)
+def test_what_gguf_has_no_words_for_is_seen(tmp_path: Path, changes: dict[str, Any]) -> None:
+    assert_float_variant(Tiny(family(**changes), tmp_path), "safetensors")
