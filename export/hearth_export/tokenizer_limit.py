@@ -46,7 +46,10 @@ def _limited_model(encoded: msgspec.Raw, dropped: set[str], num_rows: int, num_t
     else:
         indices = vocabulary
     if any(index >= num_rows and token not in dropped for token, index in indices.items()):
-        raise BadCheckpoint(f"the vocabulary has {num_tokens} tokens, but token_embd.weight has only {num_rows} rows")
+        raise BadCheckpoint(
+            f"the vocabulary (tokenizer.ggml.tokens or tokenizer.json) has {num_tokens} tokens, "
+            f"but token_embd.weight has only {num_rows} rows"
+        )
     if isinstance(vocabulary, list):
         model["vocab"] = vocabulary[:num_rows]
     else:

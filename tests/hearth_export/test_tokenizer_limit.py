@@ -11,6 +11,7 @@ from hearth_export.errors import BadCheckpoint
 from hearth_export.readers.gguf import open_gguf
 from hearth_export.tokenizer import TokenizerFiles, build
 from hearth_export.tokenizer_limit import limited
+from tests.hearth_export.gguf_writer import Meta
 from tests.tiny import tokens, write_tiny_gguf
 
 NUM_TOKENS = len(tokens())
@@ -21,7 +22,7 @@ IMAGE = "<image_soft_token>"
 def longer(tmp_path: Path) -> TokenizerFiles:
     """A vocabulary with a control token behind the last row of the embedding."""
     types = np.array([3] * 3 + [1] * (NUM_TOKENS - 3) + [3], np.int32)
-    keys = {"tokenizer.ggml.tokens": [*tokens(), IMAGE], "tokenizer.ggml.token_type": types}
+    keys: dict[str, Meta] = {"tokenizer.ggml.tokens": [*tokens(), IMAGE], "tokenizer.ggml.token_type": types}
     with open_gguf(write_tiny_gguf(tmp_path / "longer.gguf", extra=keys)) as gguf:
         return build(gguf)
 
