@@ -19,6 +19,13 @@ class UnsupportedModel(ExportError):
     """The file is sound, but holds something that this version cannot convert."""
 
 
+def missing(tensor: str) -> BadCheckpoint:
+    """What to raise where a checkpoint has no tensor of this name."""
+    return BadCheckpoint(
+        f"tensor {tensor} is missing: the checkpoint is incomplete, or of a kind that cannot be converted"
+    )
+
+
 @contextlib.contextmanager
 def naming(source: Path) -> Iterator[None]:
     """Every ExportError from inside names the file."""

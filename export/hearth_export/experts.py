@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from hearth_export.errors import BadCheckpoint, UnsupportedModel
+from hearth_export.errors import BadCheckpoint, UnsupportedModel, missing
 from hearth_export.graph import MICROSOFT
 from hearth_export.linear import ACCURACY_INT8, multiply
 from hearth_export.precision import Goal, Holder, Layout, common_layout
@@ -113,7 +113,7 @@ def _layout(weights: Weights, tensor: str, experts: Experts, num_rows: int, num_
 def _check_shape(weights: Weights, name: str, expected: tuple[int, ...]) -> None:
     info = weights.tensors.tensors.get(name)
     if info is None:
-        raise BadCheckpoint(f"tensor {name} is missing")
+        raise missing(name)
     if info.shape != expected:
         raise BadCheckpoint(f"tensor {name} has the shape {info.shape}, expected {expected}")
 

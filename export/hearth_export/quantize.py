@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from hearth_export.checkpoint import Tensors
-from hearth_export.errors import BadCheckpoint, ExportError
+from hearth_export.errors import BadCheckpoint, ExportError, missing
 from hearth_export.ggml import BLOCK_TYPES, FLOAT_TYPES, Blocks, Bytes, Floats, dequantize, float_rows
 from hearth_export.graph import Graph, Region
 from hearth_export.precision import (
@@ -223,7 +223,7 @@ def _checked_sample(tensors: Tensors, part: Part, num_inputs: int) -> Blocks:
 def _check_shape(tensors: Tensors, name: str, part: Part, num_inputs: int) -> None:
     info = tensors.tensors.get(name)
     if info is None:
-        raise BadCheckpoint(f"tensor {name} is missing")
+        raise missing(name)
     matrices = info.shape[:1] if part.expert >= 0 else ()
     expected = (*matrices, part.tensor_rows, num_inputs)
     if info.shape != expected or (matrices and part.expert >= matrices[0]):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hearth_export.checkpoint import Tensors
-from hearth_export.errors import BadCheckpoint, UnsupportedModel
+from hearth_export.errors import BadCheckpoint, UnsupportedModel, missing
 from hearth_export.ggml import FLOAT_TYPES, Floats, float_rows
 from hearth_export.graph import Region
 from hearth_export.quantize import Part, halves_apart
@@ -33,7 +33,7 @@ def check_vector(tensors: Tensors, part: Part, optional: bool = False) -> None:
         if info is None:
             if optional:
                 continue
-            raise BadCheckpoint(f"tensor {name} is missing")
+            raise missing(name)
         expected = (*info.shape[:1], part.tensor_rows) if part.expert >= 0 else (part.tensor_rows,)
         if info.shape != expected or (part.expert >= 0 and part.expert >= info.shape[0]):
             raise BadCheckpoint(f"tensor {name} has the shape {info.shape}, expected {expected}")

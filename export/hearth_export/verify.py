@@ -22,6 +22,7 @@ from hearth_export.graph import Graph, Region
 from hearth_export.linear import gather, multiply
 from hearth_export.quantize import Matrix, Part, read_weights, release
 from hearth_export.spec import Tensors
+from hearth_export.vector import Vector
 
 SLICE_ROWS = 64
 BATCH = 8  # slices a session
@@ -77,6 +78,18 @@ def check_embedding(directory: Path, data_file: str, matrix: Matrix, tensors: Te
         gather(graph, "y", "ids", piece.matrix)
         (got,) = run_graph(directory, graph, {"ids": np.arange(rows, dtype=np.int64)})
         _compare(piece, got, _weights(tensors, piece))
+
+
+def check_vectors(path: Path, vectors: list[Vector], tensors: Tensors) -> None:
+    """Reads all vectors back from the data file; ExportError where one is not the checkpoint's."""
+    with path.open("rb") as file:
+        for vector in vectors:
+            file.seek(vector.region.offset)
+            if file.read(vector.region.num_bytes) != vector.read(tensors).tobytes():
+                names = ", ".join(name for part in vector.parts[:1] for name in part.tensors)
+                raise ExportError(
+                    f"tensor {names}: the converted values are not the checkpoint's; nothing was published"
+                )
 
 
 def _slices(matrix: Matrix) -> Iterator[Slice]:
@@ -164,7 +177,8 @@ def _explained() -> Iterator[None]:
 
 def _compare(piece: Slice, got: Floats, want: Floats) -> None:
     size = float(np.linalg.norm(want))
-    error = float(np.linalg.norm(got - want)) / size if size else float(np.abs(got).max())
+    with np.errstate(invalid="ignore", over="ignore"):
+        error = float(np.linalg.norm(got - want)) / size if size else float(np.abs(got).max())
     if not error <= MAX_ERROR:
         raise ExportError(
             f"tensor {piece.part.tensor}, rows {piece.start}..{piece.stop}: the converted weights give results that "

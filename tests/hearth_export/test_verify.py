@@ -108,6 +108,22 @@ def test_damaged_offsets_are_found(tmp_path: Path) -> None:
     assert list(root.iterdir()) == []
 
 
+@pytest.mark.parametrize("initializer", ["layer.1.ffn_norm.weight", "hidden.weight", "layer.0.qkv.bias"])
+def test_damaged_vectors_are_found(tmp_path: Path, initializer: str) -> None:
+    source, root = write_tiny_gguf(tmp_path / "tiny.gguf", biases=True), tmp_path / "variants"
+    with pytest.raises(ExportError, match=r"tensor \S+: the converted values are not .*; nothing was published"):
+        convert(source, DIGEST, root, Goal.BYTES, Damage(root, initializer, 1, clear))
+    assert list(root.iterdir()) == []
+
+
+@pytest.mark.parametrize("initializer", ["embedding.weights", "layer.1.gate_up.weights"])
+def test_damaged_floats_are_found(tmp_path: Path, initializer: str) -> None:
+    source, root = write_tiny_gguf(tmp_path / "tiny.gguf"), tmp_path / "variants"
+    with pytest.raises(ExportError, match=r"tensor \S+, rows .*differ by"):
+        convert(source, DIGEST, root, Goal.FLOAT, Damage(root, initializer, 1, rotate))
+    assert list(root.iterdir()) == []
+
+
 def test_data_file_that_ends_too_early_is_found(tiny_variant: Path) -> None:
     size = (tiny_variant / DATA_FILE).stat().st_size
     check_structure(tiny_variant / GRAPH_FILE, size)
