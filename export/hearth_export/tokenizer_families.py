@@ -258,12 +258,12 @@ def _unigram_normalizers(keys: Keys) -> list[Part]:
     charsmap = _charsmap(keys)
     steps: list[Part] = [{"type": "Precompiled", "precompiled_charsmap": charsmap}] if charsmap else []
     if keys.get("tokenizer.ggml.remove_extra_whitespaces", bool, False):
-        steps += [{"type": "Strip", "strip_left": True, "strip_right": True}, replace(" {2,}", " ", regex=True)]
+        steps += [replace(r"\A +| +\z", "", regex=True), replace(" {2,}", " ", regex=True)]
         prefix = True  # every word, the first one too, gets its space
     else:
         prefix = keys.get("tokenizer.ggml.add_space_prefix", bool, True)
     if prefix:
-        steps.append(replace("^(?= *[^ ])", SPACE, regex=True))
+        steps.append(replace(r"\A(?= *[^ ])", SPACE, regex=True))
     return [*steps, replace(" ", SPACE)]
 
 

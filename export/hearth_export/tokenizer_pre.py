@@ -10,6 +10,7 @@ each splitting what the one before left whole. They are written for Oniguruma, w
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -255,14 +256,15 @@ def name_of(pre_tokenizer: dict[str, Any] | None, ignore_merges: bool) -> str:
     for name, row in PRE_TOKENIZERS.items():
         if row.visible_spaces or row.ignore_merges != ignore_merges:
             continue
-        if _pieces({"type": "Sequence", "pretokenizers": _own_steps(row)}) == theirs:
+        if _own_pieces(row) == theirs:
             return name
     shown = msgspec.json.encode(pre_tokenizer).decode()
     raise UnsupportedModel(f"no pre-tokenizer that GGUF can name splits as {shown[:_SHOWN_STEPS]}")
 
 
-def _own_steps(row: PreTokenizer) -> list[dict[str, Any]]:
-    return [*(split(pattern) for pattern in row.patterns), byte_level()]
+@cache
+def _own_pieces(row: PreTokenizer) -> list[list[str]]:
+    return _pieces({"type": "Sequence", "pretokenizers": [*map(split, row.patterns), byte_level()]})
 
 
 def _pieces(pre_tokenizer: dict[str, Any] | None) -> list[list[str]]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from tokenizers import Tokenizer
+from tokenizers.pre_tokenizers import PreTokenizer as PreTokenizerSteps
 
 from hearth_export.errors import UnsupportedModel
 from hearth_export.tokenizer_document import byte_level, split
@@ -151,8 +152,7 @@ def steps_of(row: PreTokenizer) -> dict[str, Any]:
 def splitter(row: PreTokenizer) -> Callable[[str], object]:
     model = {"type": "BPE", "vocab": {}, "merges": []}
     document = {"version": "1.0", "added_tokens": [], "pre_tokenizer": steps_of(row), "model": model}
-    steps = Tokenizer.from_str(json.dumps(document)).pre_tokenizer
-    assert steps is not None
+    steps: PreTokenizerSteps = Tokenizer.from_str(json.dumps(document)).pre_tokenizer
     return steps.pre_tokenize_str
 
 
