@@ -16,9 +16,11 @@ from hearthd.registry.spec import CreateSpec
 from hearthd.registry.transfers import Transfers
 from hearthd.store import media, names
 from hearthd.store.store import ModelStore, open_store
+from tests.hearthd.registry.making import make
 from tests.registries.docker import DockerRegistry, docker_registry
 from tests.registries.models import FILLER, publish
 from tests.registries.wire import all_of, digest_at, name_at, pulled, pushed, statuses, with_transfers
+from tests.tiny_directory import write_tiny_directory
 
 
 @pytest.fixture(scope="module")
@@ -133,3 +135,34 @@ def test_a_registry_that_wants_a_login_is_told_apart(
         with pytest.raises(TransferFailed) as caught:
             pushed(store, name)
         assert caught.value.reason == "unauthorized"
+
+
+@pytest.mark.parametrize("with_source", [True, False])
+def test_model_of_several_files_goes_there_and_back_with_and_without_them(
+    registry: DockerRegistry, store: ModelStore, tmp_path: Path, with_source: bool
+) -> None:
+    name = name_at(registry, f"library/files-{with_source}".lower())
+    make(store, CreateSpec(name=name, path=write_tiny_directory(tmp_path / "tiny"), system="Hi."))
+    pushed(store, name, with_variants=True, with_source=with_source)
+    there = json.loads(registry.manifest(f"{name.namespace}/{name.model}", "latest") or b"")
+    kinds = {layer["mediaType"] for layer in there["layers"]}
+    assert ({media.INDEX, media.FILE} <= kinds) == with_source
+    assert ({media.INDEX, media.FILE} & kinds != set()) == with_source
+    other = open_store(tmp_path / "other")
+    steps = statuses(pulled(other, name))
+    assert not [status for status in steps if status.startswith("converting")]
+    ours, theirs = store.resolve(name), other.resolve(name)
+    assert theirs.source == ours.source
+    assert [info.name for _, info in other.variants(str(theirs.source))] == ["cpu-int8"]
+    assert other.contents(theirs).system == "Hi."
+
+
+def test_pulled_model_of_several_files_is_converted_there(
+    registry: DockerRegistry, store: ModelStore, tmp_path: Path
+) -> None:
+    name = name_at(registry, "library/plain-files")
+    make(store, CreateSpec(name=name, path=write_tiny_directory(tmp_path / "tiny")))
+    pushed(store, name)
+    other = open_store(tmp_path / "other")
+    assert any(status.startswith("converting") for status in statuses(pulled(other, name)))
+    assert other.resolve(name).digest == store.resolve(name).digest
