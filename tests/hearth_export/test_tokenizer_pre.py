@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from tokenizers import Tokenizer
-from tokenizers.pre_tokenizers import PreTokenizer as PreTokenizerSteps
 
 from hearth_export.errors import UnsupportedModel
 from hearth_export.tokenizer_document import byte_level, split
@@ -152,8 +151,12 @@ def steps_of(row: PreTokenizer) -> dict[str, Any]:
 def splitter(row: PreTokenizer) -> Callable[[str], object]:
     model = {"type": "BPE", "vocab": {}, "merges": []}
     document = {"version": "1.0", "added_tokens": [], "pre_tokenizer": steps_of(row), "model": model}
-    steps: PreTokenizerSteps = Tokenizer.from_str(json.dumps(document)).pre_tokenizer
-    return steps.pre_tokenize_str
+    tokenizer = Tokenizer.from_str(json.dumps(document))
+
+    def pieces(text: str) -> object:
+        return tokenizer.pre_tokenizer.pre_tokenize_str(text)
+
+    return pieces
 
 
 # as the models' own files write them
