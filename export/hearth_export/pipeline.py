@@ -14,6 +14,7 @@ from hearth_export.checkpoint import Checkpoint, Tensors, open_checkpoint
 from hearth_export.decoder import Decoder
 from hearth_export.encoder import Encoder
 from hearth_export.errors import ExportError, naming
+from hearth_export.expertcheck import check_experts
 from hearth_export.graph import Graph
 from hearth_export.kvgraph import check_attention, with_int8_cache
 from hearth_export.precision import Goal
@@ -117,6 +118,8 @@ def _write_graphs(stage: Path, builder: Builder, spec: ModelSpec | EncoderSpec) 
         return {}
     write_file(stage / INT8_KV_GRAPH_FILE, with_int8_cache(model, spec).SerializeToString())
     check_attention(stage / GRAPH_FILE, stage / INT8_KV_GRAPH_FILE, spec)
+    if spec.experts:
+        check_experts(stage / GRAPH_FILE, spec.experts)
     return {Q8_0: INT8_KV_GRAPH_FILE}
 
 
