@@ -37,8 +37,16 @@ def half(b: Bytes, at: int) -> Floats:
 
 def fields(packed: Bytes, width: int) -> Bytes:
     """Bit fields of `width` bits, lowest first: (..., n) -> (..., 8 // width, n)."""
-    shifts = np.arange(0, 8, width, dtype=np.uint8)[:, None]
-    return (packed[..., None, :] >> shifts) & np.uint8((1 << width) - 1)
+    *leading, num_bytes = packed.shape
+    if num_bytes % 8:
+        shifts = np.arange(0, 8, width, dtype=np.uint8)[:, None]
+        return (packed[..., None, :] >> shifts) & np.uint8((1 << width) - 1)
+    words = np.ascontiguousarray(packed).view(np.uint64)
+    mask = np.uint64(((1 << width) - 1) * 0x0101010101010101)
+    runs = np.empty((*leading, 8 // width), np.dtype((np.void, num_bytes)))  # n bytes are copied at once
+    for i in range(8 // width):
+        runs[..., i] = (words >> np.uint64(i * width) & mask).view(runs.dtype)[..., 0]
+    return runs[..., None].view(np.uint8)
 
 
 def nibbles(packed: Bytes) -> Bytes:

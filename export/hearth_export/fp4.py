@@ -35,10 +35,10 @@ _E8M0_HALVES, _UE4M3_HALVES = _e8m0_halves(), _ue4m3_halves()
 
 def mxfp4(raw: Bytes) -> Blocks:
     b = split(raw, 17)
-    return finish(_CODES[nibbles(b[:, :, 1:])], 8, _E8M0_HALVES[b[:, :, 0]], None, 32)
+    return finish(_CODES.take(nibbles(b[:, :, 1:])), 8, _E8M0_HALVES[b[:, :, 0]], None, 32)
 
 
 def nvfp4(raw: Bytes) -> Blocks:
     b = split(raw, 36)
     groups = b[:, :, 4:].reshape(b.shape[0], -1, 8)  # (rows, groups of 16, bytes)
-    return finish(_CODES[nibbles(groups)], 8, _UE4M3_HALVES[b[:, :, :4]], None, 16)
+    return finish(_CODES.take(nibbles(groups)), 8, _UE4M3_HALVES[b[:, :, :4]], None, 16)

@@ -151,26 +151,50 @@ def stretch(blocks: Blocks) -> Blocks:
     Each block's codes are multiplied by the integer t in 1..14 for which the offset falls nearest to a multiple of
     scale / t, among those that fit 8 bit. Without an offset the codes only move to the 8 bit centre, which is exact.
     """
-    q = _grouped(blocks).astype(np.int16) - np.int16(blocks.centre)
     if blocks.offset is None:
-        return _symmetric8(q, blocks.scale, blocks.block)
-    q[blocks.scale == 0] = 0  # codes without a meaning
-    reach = np.abs(q).max(-1)  # (rows, blocks)
-    unit = np.where(blocks.scale == 0, np.float32(1), blocks.scale)
-    factor, shift, error = np.ones_like(unit), np.rint(blocks.offset / unit), np.full_like(unit, np.inf)
-    for t in range(1, 15):
-        moved = np.rint(blocks.offset * t / unit)
-        fits = np.abs(moved) + reach * t <= 127
-        missed = np.where(fits, np.abs(moved * unit / t - blocks.offset), np.inf)
-        better = missed < error
-        factor, shift = np.where(better, np.float32(t), factor), np.where(better, moved, shift)
-        error = np.minimum(error, missed)
-    codes = (q * factor[..., None] + shift[..., None]).astype(np.float32)
-    scale = (unit / factor).astype(np.float32)
-    without_grid = ~np.isfinite(error) | (blocks.scale == 0)
+        return _widened_to(8, blocks)
+    unit: Floats = np.where(blocks.scale == 0, np.float32(1), blocks.scale)
+    factor, shift, fits = _stretches(_reach(blocks), unit, blocks.offset)
+    # modulo 256: what a stretch fits lies in -127 .. 127
+    middle = (shift + np.float32(128) - blocks.centre * factor).astype(np.int16).astype(np.uint8)
+    codes = _grouped(blocks) * factor.astype(np.uint8)[..., None]
+    codes += middle[..., None]
+    scale: Floats = unit / factor
+    without_grid = ~fits | (blocks.scale == 0)
     if without_grid.any():
         _round_to_nearest(blocks, without_grid, codes, scale)
-    return _symmetric8(codes, scale, blocks.block)
+    return Blocks(codes.reshape(blocks.q.shape), 128, scale, None, 8, blocks.block)
+
+
+def _stretches(reach: Floats, unit: Floats, offset: Floats) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+    """Factor and shift of the codes of each block, and where there are any; all (rows, blocks)."""
+    factor, shift, error = np.ones_like(unit), np.zeros_like(unit), np.full_like(unit, np.inf)
+    moved, size, extent = np.empty_like(unit), np.empty_like(unit), np.empty_like(unit)
+    for t in range(1, 15):
+        np.multiply(offset, np.float32(t), out=moved)
+        moved /= unit
+        np.rint(moved, out=moved)
+        np.abs(moved, out=size)
+        size += np.multiply(reach, np.float32(t), out=extent)
+        better = size <= 127
+        np.multiply(moved, unit, out=size)  # from here on what is missed
+        size /= np.float32(t)
+        size -= offset
+        np.abs(size, out=size)
+        better &= size < error
+        for kept, value in ((factor, np.float32(t)), (shift, moved), (error, size)):
+            np.copyto(kept, value, where=better)
+    return factor, shift, np.isfinite(error)
+
+
+def _reach(blocks: Blocks) -> Floats:
+    """How far the codes of each block lie from the centre, at most: (rows, blocks)."""
+    high = low = _grouped(blocks)
+    while high.shape[-1] > 1:
+        high = np.maximum(high[..., 0::2], high[..., 1::2])
+        low = np.minimum(low[..., 0::2], low[..., 1::2])
+    centre = np.float32(blocks.centre)
+    return np.asarray(np.maximum(high[..., 0] - centre, centre - low[..., 0]), np.float32)
 
 
 def means_error(blocks: Blocks) -> float:
@@ -184,20 +208,15 @@ def means_error(blocks: Blocks) -> float:
     return float(np.linalg.norm(lost)) * blocks.block**0.5 / size if size else 0.0
 
 
-def _round_to_nearest(blocks: Blocks, where: NDArray[np.bool_], codes: Floats, scale: Floats) -> None:
+def _round_to_nearest(blocks: Blocks, where: NDArray[np.bool_], codes: Bytes, scale: Floats) -> None:
     """Blocks that no stretch fits (one-sided or flat ones) are requantized; codes (r, b, block) and scale change."""
     assert blocks.offset is not None
     w = (_grouped(blocks)[where].astype(np.float32) - blocks.centre) * blocks.scale[where][:, None]
     w += blocks.offset[where][:, None]
     largest = np.abs(w).max(-1)
     unit = np.where(largest == 0, np.float32(1), largest / 127)
-    codes[where] = np.rint(w / unit[:, None])
+    codes[where] = np.clip(np.rint(w / unit[:, None]) + 128, 0, 255).astype(np.uint8)
     scale[where] = unit
-
-
-def _symmetric8(codes: NDArray[np.floating] | NDArray[np.int16], scale: Floats, block: int) -> Blocks:
-    q = np.clip(codes + 128, 0, 255).astype(np.uint8)
-    return Blocks(q.reshape(q.shape[0], -1), 128, scale, None, 8, block)
 
 
 def _grouped(blocks: Blocks) -> Bytes:
@@ -215,16 +234,24 @@ def _split(blocks: Blocks, block: int) -> Blocks:
 
 
 def _widened(blocks: Blocks, layout: Layout) -> Blocks:
-    """4 bit codes moved to the 8 bit centre where the layout stores 8 bit; exact."""
-    if blocks.bits == layout.bits or layout.holder is Holder.INT8:
+    """Codes as wide as the layout stores them."""
+    return blocks if layout.holder is Holder.INT8 else _widened_to(layout.bits, blocks)
+
+
+def _widened_to(bits: int, blocks: Blocks) -> Blocks:
+    """4 bit codes moved to the 8 bit centre where `bits` is 8; exact."""
+    if blocks.bits == bits:
         return blocks
-    q = blocks.q + np.uint8((1 << (layout.bits - 1)) - blocks.centre)
-    return Blocks(q, 1 << (layout.bits - 1), blocks.scale, blocks.offset, layout.bits, blocks.block)
+    centre = 1 << (bits - 1)
+    return replace(blocks, q=blocks.q + np.uint8(centre - blocks.centre), centre=centre, bits=bits)
 
 
 def _codes(q: Bytes, bits: int) -> Bytes:
     """Codes (rows, K) as stored: two to a byte, the earlier in the low half, where they have 4 bit."""
-    return q if bits == 8 else (q[:, 0::2] | (q[:, 1::2] << 4)).astype(np.uint8, copy=False)
+    if bits == 8:
+        return q
+    pairs = np.ascontiguousarray(q).view(np.uint16)
+    return (pairs | pairs >> np.uint16(4)).astype(np.uint8)
 
 
 def _pack_exact(blocks: Blocks, layout: Layout) -> PackedRows:
