@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from hearthd.errors import BadRequest
 
-GGUF, SAFETENSORS, ONNX = "gguf", "safetensors", "onnx"
+GGUF, SAFETENSORS, ONNX = "gguf", "safetensors", "onnx"  # several GGUF files are the parts of one model
 ADAPTER_CONFIG = "adapter_config.json"
 MAX_DEPTH = 3  # onnx/model.onnx, 1_Pooling/config.json
 MAX_FILES = 4096

@@ -80,7 +80,7 @@ class Checkpoint(Tensors, Protocol):
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
-    """The checkpoint at `path`: a GGUF file, or a directory with config.json and safetensors.
+    """The checkpoint at `path`: a GGUF file, or a directory with config.json and safetensors, or with GGUF files only.
 
     Raises BadCheckpoint for what cannot be read, is truncated or contradicts itself, UnsupportedModel for what this
     version does not know.
@@ -88,6 +88,9 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     path = Path(path)
     if not path.is_dir():
         return open_gguf(path)
-    from hearth_export.readers.huggingface import open_huggingface
+    from hearth_export.readers.huggingface import CONFIG, open_huggingface
+    from hearth_export.readers.split import open_split
 
+    if not (path / CONFIG).exists() and next(path.glob("*.gguf"), None) is not None:
+        return open_split(path)
     return open_huggingface(path)

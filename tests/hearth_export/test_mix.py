@@ -168,3 +168,35 @@ def test_unknown_file_type_is_refused_with_the_list_of_those_that_are_known(name
         f"unsupported quantization type {name} - supported types are F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, "
         "Q2_K, Q3_K_S, Q3_K_M, Q3_K_L, Q4_K_S, Q4_K_M, Q5_K_S, Q5_K_M, Q6_K"
     )
+
+
+def experts(path: Path, num_experts: int) -> Path:
+    metadata: dict[str, Meta] = {
+        "general.architecture": "llama",
+        "llama.block_count": 1,
+        "llama.expert_count": num_experts,
+        "llama.attention.head_count": 8,
+        "llama.attention.head_count_kv": 8,
+    }
+    shapes = {"ffn_gate_exps": (num_experts, 2, 256), "ffn_down_exps": (num_experts, 2, 256), "attn_v": (2, 256),
+              "attn_q": (2, 256), "ffn_gate_inp": (num_experts, 256), "attn_k": (2, 256), "attn_output": (2, 256)}  # fmt: skip
+    tensors = [Tensor(f"blk.0.{name}.weight", shape, "F16") for name, shape in shapes.items()]
+    return write_gguf(path, metadata, [*tensors, Tensor("output.weight", (2, 256), "F16")])
+
+
+@pytest.mark.parametrize(
+    ("num_experts", "target", "expected"),
+    [
+        (8, "Q4_K_M", {"attn_v": "Q8_0", "attn_k": "Q8_0", "attn_output": "Q5_K", "attn_q": "Q4_K"}),
+        (8, "Q3_K_L", {"attn_v": "Q8_0", "attn_k": "Q8_0", "attn_output": "Q3_K", "attn_q": "Q3_K"}),
+        (8, "Q6_K", {"attn_v": "Q8_0", "attn_k": "Q8_0", "attn_output": "Q6_K"}),
+        (4, "Q3_K_L", {"attn_v": "Q5_K", "attn_k": "Q3_K", "attn_output": "Q5_K"}),
+        (4, "Q4_K_M", {"attn_k": "Q4_K", "attn_output": "Q4_K", "ffn_gate_exps": "Q4_K", "ffn_down_exps": "Q6_K"}),
+        (8, "Q4_0", {"ffn_gate_exps": "Q4_0", "ffn_down_exps": "Q4_0", "ffn_gate_inp": "F16"}),
+    ],
+)
+def test_attention_beside_eight_experts_has_more_bits_and_routers_stay(
+    tmp_path: Path, num_experts: int, target: str, expected: dict[str, str]
+) -> None:
+    found = types(experts(tmp_path / "m", num_experts), target)
+    assert {kind: found[f"blk.0.{kind}.weight"] for kind in expected} == expected

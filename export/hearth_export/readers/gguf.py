@@ -233,8 +233,8 @@ class GGUF:
         self._mapping.madvise(mmap.MADV_DONTNEED)
 
 
-def open_gguf(path: str | Path) -> GGUF:
-    """Map the file and parse its header.
+def open_gguf(path: str | Path, is_part: bool = False) -> GGUF:
+    """Map the file and parse its header. `is_part`: it may be one of several files of a model.
 
     Raises BadCheckpoint for what cannot be read, is truncated or contradicts itself, UnsupportedModel for versions,
     byte orders, value types and block types that are not known.
@@ -242,7 +242,7 @@ def open_gguf(path: str | Path) -> GGUF:
     path = Path(path)
     mapping = _map(path)
     try:
-        return _Parser(path, mapping).parse()
+        return _Parser(path, mapping).parse(is_part)
     except BaseException:
         _close(mapping)
         raise
@@ -305,12 +305,13 @@ class _Parser:
         self.spans: dict[str, slice] = {}  # where the values lie
         self.field = "magic"
 
-    def parse(self) -> GGUF:
+    def parse(self, is_part: bool) -> GGUF:
         version = self.version()
         num_tensors = self.count("tensor_count", _U64, MAX_TENSORS, 24)
         num_keys = self.count("metadata_kv_count", _U64, MAX_KEYS, 13)
         metadata = self.metadata(num_keys)
-        self.refuse_part(metadata)
+        if not is_part:
+            self.refuse_part(metadata)
         infos = self.tensor_infos(num_tensors)
         alignment = self.alignment(metadata)
         tensors = self.place(infos, alignment)
@@ -393,7 +394,8 @@ class _Parser:
         parts = metadata.get("split.count", 0)
         if parts not in (0, 1):
             self.unsupported(
-                f"the file is one of {_describe(parts)} parts; merge them first (llama-gguf-split --merge)"
+                f"the file is one of {_describe(parts)} parts: take the directory that holds them all, or merge them "
+                "(llama-gguf-split --merge)"
             )
 
     def value(self, key: str) -> Value:

@@ -23,9 +23,12 @@ from hearth_export.errors import UnsupportedModel
 from hearth_export.ggml import BLOCK_TYPES, FLOAT_TYPES, Bytes, float_rows
 from hearth_export.mix import is_kept
 from hearth_export.readers.gguf import GGUF, MetaArray, TensorInfo, Value, typed_value
+from hearth_export.readers.split import SplitGGUF
 from hearth_export.writers.gguf import encoded_value
 
-INTERLEAVED = frozenset({"llama", "granite", "granitemoe", "smollm3"})  # whose q and k rows alternate between the halves of a head
+INTERLEAVED = frozenset(
+    {"llama", "granite", "granitemoe", "smollm3"}
+)  # whose q and k rows alternate between the halves of a head
 _TURNED = re.compile(r"blk\.(\d{1,4})\.attn_([qk])\.(?:weight|bias)")
 
 
@@ -41,8 +44,8 @@ class Form(Protocol):
     @property
     def tensors(self) -> Mapping[str, TensorInfo]: ...
 
-    def get(self, key: str, kind: type[T], default: T | None = None) -> T | None:
-        """The value, or `default` where the key is absent; BadCheckpoint where it has another type."""
+    def get(self, key: str, kind: type[T]) -> T | None:
+        """The value; None where the key is absent, BadCheckpoint where it has another type."""
 
     def require(self, key: str, kind: type[T]) -> T:
         """As `get`, but BadCheckpoint where the key is absent."""
@@ -64,7 +67,7 @@ def open_form(source: Path) -> Iterator[Form]:
     Raises as open_checkpoint does, and UnsupportedModel for a vocabulary that GGUF cannot say.
     """
     with open_checkpoint(source) as checkpoint:
-        yield checkpoint if isinstance(checkpoint, GGUF) else Converted(checkpoint)
+        yield checkpoint if isinstance(checkpoint, GGUF | SplitGGUF) else Converted(checkpoint)
 
 
 class Converted:

@@ -288,7 +288,7 @@ BAD: dict[str, tuple[bytes, type[ExportError], str]] = {
     "part": (
         header(0, 1) + key_value("split.count", np.uint16(3)),
         UnsupportedModel,
-        "split.count: the file is one of '3' .* parts; merge",
+        "split.count: the file is one of '3' .* parts: take the directory",
     ),
     "tensor_truncated": (header(1, 0) + BIAS[:-4] + b"", BadCheckpoint, "tensor bias: the file is truncated"),
     "tensor_without_name": (header(1, 0) + tensor_info("", (8,), 0, 0), BadCheckpoint, "tensor 0 has no name"),
