@@ -16,8 +16,8 @@ GRAPH_BYTES, LAYER_BYTES = 1 << 20, 25 << 10  # ONNX Runtime's own, of a graph a
 BLOCK = 32  # weights that share a scale
 SUM_BYTES = 4  # that the kernels add to each block: the sum of its quantized values
 CHUNK_TOKENS = 128  # evaluated in one step at most
-ENCODER_TOKENS = 512  # that an encoder evaluates in one step, if no text is longer
-ENCODER_BUFFERS, SCORE_BUFFERS = 14, 2  # of such a step: (tokens, hidden) float32; (heads, tokens, tokens) float32
+# of a step of an encoder: what it takes anyhow; (tokens, hidden) float32; (heads, tokens, tokens) of a text alone
+ENCODER_STEP_BYTES, ENCODER_BUFFERS, SCORE_BUFFERS = 28 << 20, 20, 1
 STEP_BYTES, STEP_BUFFERS = 4 << 20, 50  # a step's scratch memory: what it takes anyhow, and (chunk, hidden) float32
 FLOAT_BYTES = 4
 
@@ -73,16 +73,19 @@ def needs(
 
 
 def _encoder_needs(info: VariantInfo, runner_bytes: int, *, num_ctx: int, num_batch: int, pinned: bool) -> Needs:
-    """An encoder keeps nothing between steps; a step reads `num_batch` tokens, or one text that is longer."""
-    num_tokens = max(min(num_batch, ENCODER_TOKENS), num_ctx)
-    states_bytes = ENCODER_BUFFERS * num_tokens * info.hidden_size * FLOAT_BYTES
+    """An encoder keeps nothing between steps; a step reads `num_batch` tokens, or one text that is longer.
+
+    Its table of tokens is read from its file, a row at a time.
+    """
+    states_bytes = ENCODER_BUFFERS * max(num_batch, num_ctx) * info.hidden_size * FLOAT_BYTES
     scores_bytes = SCORE_BUFFERS * info.num_heads * num_ctx * num_ctx * FLOAT_BYTES
+    table_bytes = _embedding_bytes(info)
     return Needs(
         runner_bytes=runner_bytes,
-        weight_bytes=_weight_bytes(info) + (_embedding_bytes(info) + CODE_BYTES if pinned else 0),
+        weight_bytes=max(0, _weight_bytes(info) - table_bytes) + (table_bytes + CODE_BYTES if pinned else 0),
         table_bytes=0,
         kv_bytes=0,
-        work_bytes=CODE_BYTES + STEP_BYTES + states_bytes + scores_bytes,
+        work_bytes=CODE_BYTES + ENCODER_STEP_BYTES + states_bytes + scores_bytes,
     )
 
 

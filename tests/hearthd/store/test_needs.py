@@ -12,7 +12,7 @@ from hearthd.engine.frames import Done, Generate, Load, SamplingParams
 from hearthd.memory import rss_bytes
 from hearthd.scheduler.runner import ProcessRunner
 from hearthd.store.needs import needs
-from hearthd.store.variant import VariantInfo, read_variant
+from hearthd.store.variant import ENCODER, VariantInfo, read_variant
 from tests.variant_info import variant_info
 
 TOLERANCE = 0.1
@@ -115,3 +115,21 @@ def test_pinned_weights_need_the_embedding_as_well() -> None:
     info = variant_info(vocab_size=1000, hidden_size=320)
     plain, pinned = needs(info, num_ctx=8), needs(info, num_ctx=8, pinned=True)
     assert pinned.total_bytes - plain.total_bytes > 1000 * 320
+
+
+def encoder_info(**fields: Any) -> VariantInfo:
+    facts = {"kind": ENCODER, "vocab_size": 30522, "hidden_size": 384, "num_heads": 12, "weight_bytes": 25 << 20}
+    return variant_info(**facts | fields)
+
+
+def test_an_encoder_needs_no_keys_and_values_but_room_for_its_longest_text() -> None:
+    short, long = (needs(encoder_info(), num_ctx=num_ctx, num_slots=4) for num_ctx in (512, 8192))
+    assert (short.kv_bytes, short.table_bytes, short.loaded_bytes) == (0, 0, long.loaded_bytes)
+    assert long.work_bytes - short.work_bytes > 12 * 8192 * 8192 * 4 - 12 * 512 * 512 * 4
+
+
+def test_an_encoders_table_of_tokens_stays_in_its_file_unless_it_is_pinned() -> None:
+    table_bytes = 30522 * 384
+    plain, pinned = (needs(encoder_info(), num_ctx=256, pinned=pinned) for pinned in (False, True))
+    assert pinned.weight_bytes - plain.weight_bytes > table_bytes
+    assert plain.weight_bytes < 20 << 20
