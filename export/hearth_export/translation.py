@@ -128,8 +128,9 @@ def whole(config: Config, key: str, default: int | None = None) -> int:
     """
     value = config.get(key)
     value = default if value is None else value
-    if type(value) is not int or not 0 < value <= MAX_WHOLE:
-        raise _unexpected(key, value, "a positive whole number")
+    most = MOST.get(key, MAX_WHOLE)
+    if type(value) is not int or not 0 < value <= most:
+        raise _unexpected(key, value, "a positive whole number" + (f" up to {most}" if key in MOST else ""))
     return value
 
 

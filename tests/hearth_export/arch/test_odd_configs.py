@@ -36,6 +36,13 @@ LLAMA3 |= {"original_max_position_embeddings": 64}
 LONGROPE = {"rope_type": "longrope", "factor": 4.0, "short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
 WINDOW = {"sliding_window": 32}
 CONFIGS: dict[str, dict[str, Any]] = {
+    "llama": {"rope_scaling": LLAMA3, "hidden_act": "silu"},
+    "mistral": WINDOW,
+    "mixtral": {**WINDOW, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "qwen2": {**WINDOW, "rope_scaling": YARN, "use_sliding_window": True, "max_window_layers": 2},
+    "qwen3": {**WINDOW, "use_sliding_window": True},
+    "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "norm_topk_prob": True},
+    "gpt_oss": {**WINDOW, "rope_scaling": YARN, "num_local_experts": 4, "num_experts_per_tok": 2, "swiglu_limit": 7.0},
     "gemma": {"hidden_activation": "gelu_pytorch_tanh"},
     "gemma2": {**WINDOW, "query_pre_attn_scalar": 16, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
     "gemma3_text": {**WINDOW, "query_pre_attn_scalar": 16, "sliding_window_pattern": 2, "rope_local_base_freq": 1e4},
@@ -54,7 +61,47 @@ EXPERT_SHAPES: dict[str, tuple[int, ...]] = {
     for layer in range(4)
     for name, shape in (("input_linear", (4, 256, 64)), ("output_linear", (4, 64, 128)))
 }
-ODD: list[Any] = [None, -1, 0, 1, 1.5, "x", True, [], [0], {}, {"rope_type": {}}, 1e300, -1e300, 1 << 40, float("nan")]
+SINGLE_EXPERT_SHAPES: dict[str, tuple[int, ...]] = {
+    f"model.layers.{layer}.{place}.weight": (4, 64) if place.endswith(".gate") else (64, 64)
+    for layer in range(4)
+    for block, names in (("block_sparse_moe", ("w1", "w2", "w3")), ("mlp", ("gate_proj", "up_proj", "down_proj")))
+    for place in (f"{block}.gate", *(f"{block}.experts.{expert}.{name}" for expert in range(4) for name in names))
+}
+GPT_OSS_SHAPES: dict[str, tuple[int, ...]] = {
+    f"model.layers.{layer}.{name}": shape
+    for layer in range(4)
+    for name, shape in (
+        ("self_attn.sinks", (4,)),
+        ("mlp.experts.gate_up_proj", (4, 64, 256)),
+        ("mlp.experts.gate_up_proj_bias", (4, 256)),
+        ("mlp.experts.down_proj", (4, 128, 64)),
+        ("mlp.experts.down_proj_bias", (4, 64)),
+    )
+}
+MORE_SHAPES = {
+    "granitemoe": EXPERT_SHAPES,
+    "mixtral": {name: shape for name, shape in SINGLE_EXPERT_SHAPES.items() if "sparse" in name},
+    "qwen3_moe": {name: shape for name, shape in SINGLE_EXPERT_SHAPES.items() if "mlp" in name},
+    "gpt_oss": GPT_OSS_SHAPES,
+}
+ODD: list[Any] = [
+    None,
+    -1,
+    0,
+    1,
+    1.5,
+    "x",
+    True,
+    [],
+    [0],
+    {},
+    {"rope_type": {}},
+    1e300,
+    -1e300,
+    1 << 30,
+    1 << 40,
+    float("nan"),
+]
 
 
 def write_zeros(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
@@ -79,8 +126,7 @@ def variations(config: dict[str, Any]) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("model_type", CONFIGS)
 def test_odd_value_never_leaves_a_traceback(model_type: str, tmp_path: Path) -> None:
     config = {"model_type": model_type, **SIZES, **CONFIGS[model_type]}
-    shapes = SHAPES | (EXPERT_SHAPES if model_type == "granitemoe" else {})
-    write_zeros(tmp_path / "model.safetensors", shapes)
+    write_zeros(tmp_path / "model.safetensors", SHAPES | MORE_SHAPES.get(model_type, {}))
     assert refusal(tmp_path, config) == ""
     refusals = [refusal(tmp_path, variation) for variation in variations(config)]
     assert sum(map(bool, refusals)) > 100

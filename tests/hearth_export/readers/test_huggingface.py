@@ -235,7 +235,7 @@ def test_weights_quantized_already_are_refused_naming_the_method(tmp_path: Path,
     ("key", "value", "shown"),
     [
         ("hidden_size", None, "hidden_size is missing"),
-        ("hidden_size", "64", 'hidden_size is "64" where a positive whole number is expected'),
+        ("hidden_size", "64", 'hidden_size is "64" where a positive whole number'),
         ("num_attention_heads", 0, "num_attention_heads is 0"),
         ("num_hidden_layers", 2.5, r"num_hidden_layers is 2\.5"),
         ("num_hidden_layers", 1 << 40, "num_hidden_layers is 1099511627776"),
