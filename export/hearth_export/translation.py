@@ -47,6 +47,14 @@ MODEL_TYPES = {
 Config = Mapping[str, Any]  # config.json
 OTHERWISE = "the Optimum route (the extra `export`) may know it"
 MAX_WHOLE = 1 << 31
+# What a translation counts up to: names of tensors, frequencies.
+MAX_LAYERS = MAX_EXPERTS = 1024
+MAX_WIDTH = 1 << 20
+MOST = {
+    **dict.fromkeys(("num_hidden_layers", "n_layers", "n_layer"), MAX_LAYERS),
+    **dict.fromkeys(("num_local_experts", "num_experts"), MAX_EXPERTS),
+    **dict.fromkeys(("hidden_size", "head_dim", "dim", "n_embd"), MAX_WIDTH),
+}
 
 
 @dataclass(frozen=True, slots=True)
