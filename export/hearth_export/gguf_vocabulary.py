@@ -23,7 +23,7 @@ from hearth_export.repository_vocabulary import (
     vocabulary_of_files,
     word_piece_entries,
 )
-from hearth_export.tokenizer_document import Part
+from hearth_export.tokenizer_document import Part, steps
 from hearth_export.tokenizer_keys import BYTE, NORMAL, SPACE, UNKNOWN
 from hearth_export.tokenizer_pre import name_of
 
@@ -112,30 +112,21 @@ def _entries(document: Document, model: _Model, tokens: Tokens) -> dict[str, Val
     if model.type == "Unigram":
         return _unigram(document, tokens)
     if model.type == "BPE":
-        steps = [*_steps(document.pre_tokenizer, "pretokenizers"), *_steps(document.decoder, "decoders")]
-        byte_level = any(step.get("type") == "ByteLevel" for step in steps)
+        parts = [*steps(document.pre_tokenizer, "pretokenizers"), *steps(document.decoder, "decoders")]
+        byte_level = any(step.get("type") == "ByteLevel" for step in parts)
         return _byte_level(document, model, tokens) if byte_level else _visible_spaces(document, model, tokens)
     raise UnsupportedModel(f"a model of type {model.type[:64]!r}")
 
 
-def _steps(part: Part | None, kind: str) -> list[Part]:
-    """The steps of a part that may be a sequence, at any depth."""
-    if part is None:
-        return []
-    if part.get("type") != "Sequence":
-        return [part]
-    return [step for inner in part[kind] for step in _steps(inner, kind)]
-
-
-def _kinds(steps: list[Part]) -> list[str]:
-    return [str(step.get("type"))[:64] for step in steps]
+def _kinds(parts: list[Part]) -> list[str]:
+    return [str(step.get("type"))[:64] for step in parts]
 
 
 # -- BPE ---------------------------------------------------------------------------------------------------------------
 
 
 def _byte_level(document: Document, model: _Model, tokens: Tokens) -> dict[str, Value]:
-    kinds = _kinds(_steps(document.normalizer, "normalizers"))
+    kinds = _kinds(steps(document.normalizer, "normalizers"))
     if not set(kinds) <= {"NFC"}:  # which GGUF leaves out: nearly all texts are composed already
         raise UnsupportedModel(f"GGUF has no word for the normalizer {kinds[0]}")
     merges = f"{PREFIX}merges"
@@ -176,8 +167,8 @@ def _visible_spaces(document: Document, model: _Model, tokens: Tokens) -> dict[s
 
 def _adds_prefix(document: Document) -> bool:
     """Whether a text gets a space before it; UnsupportedModel where more is done to it than making spaces visible."""
-    normalizers = _steps(document.normalizer, "normalizers")
-    pre_tokenizers = _steps(document.pre_tokenizer, "pretokenizers")
+    normalizers = steps(document.normalizer, "normalizers")
+    pre_tokenizers = steps(document.pre_tokenizer, "pretokenizers")
     for step in (*normalizers, *pre_tokenizers):
         kind = str(step.get("type"))[:64]
         known = (
@@ -212,8 +203,8 @@ def _word_pieces(document: Document, tokens: Tokens) -> dict[str, Value]:
 
 
 def _unigram(document: Document, tokens: Tokens) -> dict[str, Value]:
-    normalizers = _steps(document.normalizer, "normalizers")
-    pre_tokenizers = _steps(document.pre_tokenizer, "pretokenizers")
+    normalizers = steps(document.normalizer, "normalizers")
+    pre_tokenizers = steps(document.pre_tokenizer, "pretokenizers")
     for step in (*normalizers, *pre_tokenizers):
         if step.get("type") not in ("Precompiled", "Strip", "Replace", "Metaspace", "WhitespaceSplit", "Prepend"):
             raise UnsupportedModel(f"GGUF has no word for the step {str(step.get('type'))[:64]}")

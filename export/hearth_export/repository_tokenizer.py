@@ -3,14 +3,16 @@ truncation go, tokens that only tokenizer_config.json knows are added."""
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
+from hearth_export.charsmap import check_charsmap
 from hearth_export.errors import BadCheckpoint, UnsupportedModel
 from hearth_export.repository_files import TOKENIZER, RepositoryFiles
-from hearth_export.tokenizer_document import Part, added_token, template
+from hearth_export.tokenizer_document import Part, added_token, steps, template
 from hearth_export.tokenizer_keys import MAX_TOKENS
 
 MAX_ADDED = 1 << 17
@@ -88,6 +90,7 @@ def load(files: RepositoryFiles, document: Document) -> Loaded:
     """BadCheckpoint where the library refuses the document, or gives a token another id than the document does."""
     from tokenizers import Tokenizer
 
+    _check_charsmaps(files, document)
     text = msgspec.json.encode(document).decode()
     try:
         tokenizer = Tokenizer.from_str(text)
@@ -104,6 +107,16 @@ def load(files: RepositoryFiles, document: Document) -> Loaded:
             shown = ascii(token["content"])[:64]
             raise files.bad(TOKENIZER, f"added token {shown} has the id {token['id']}, but becomes {index}")
     return Loaded(document, text, tokenizer, num_tokens)
+
+
+def _check_charsmaps(files: RepositoryFiles, document: Document) -> None:
+    """The library walks a damaged map out of its bounds when it meets a text, not before."""
+    try:
+        for step in steps(document.normalizer, "normalizers"):
+            if step.get("type") == "Precompiled" and step.get("precompiled_charsmap"):
+                check_charsmap(base64.b64decode(step["precompiled_charsmap"], validate=True))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise files.bad(TOKENIZER, f"normalizer is damaged: {error}") from None
 
 
 def around(files: RepositoryFiles, document: Document) -> Around:

@@ -183,8 +183,11 @@ def _word_pieces(files: RepositoryFiles, words: bytes) -> dict[str, Value]:
     texts = _lines(files, "vocab.txt", words)
     while texts and not texts[-1]:
         texts.pop()
+    ids = {text: index for index, text in enumerate(texts)}
+    if len(ids) != len(texts):
+        raise files.bad("vocab.txt", "a line stands twice")
     tokens = Tokens([], [], [])
-    _put_all(files, "vocab.txt", tokens, {text: index for index, text in enumerate(texts)})
+    _put_all(files, "vocab.txt", tokens, ids)
     add_added(files, tokens)
     lowercase = files.flag("do_lower_case", True)
     return word_piece_entries(tokens, lowercase, files.flag("strip_accents", lowercase)) | marks(files, tokens, {})

@@ -104,3 +104,12 @@ def bpe(ids: Mapping[str, int], merges: Sequence[tuple[str, str]], **settings: o
         "vocab": ids,
         "merges": merges,
     }
+
+
+def steps(part: Part | None, kind: str) -> list[Part]:
+    """The steps of a part that may be a sequence, at any depth."""
+    if part is None:
+        return []
+    if part.get("type") != "Sequence":
+        return [part]
+    return [step for inner in part[kind] for step in steps(inner, kind)]

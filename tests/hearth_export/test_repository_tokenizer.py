@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
 
 from hearth_export.errors import BadCheckpoint, UnsupportedModel
 from hearth_export.tokenizer import TokenizerFiles, build
+from tests.hearth_export.charsmaps import charsmap
 from tests.hearth_export.repositories import repository
 from tests.hearth_export.tokenizing import encoder
 from tests.hearth_export.tricky_texts import TRICKY, fuzzed
@@ -188,3 +190,11 @@ def test_added_token_keeps_its_flags(tmp_path: Path) -> None:
     tokenizer.add_tokens([AddedToken("<mask>", lstrip=True, special=True)])
     ours = encoder(built(tmp_path, files(**{"tokenizer.json": tokenizer.to_str()})))
     assert ours("dog  <mask>") == [*ours("dog"), tokenizer.token_to_id("<mask>")]
+
+
+def test_character_map_that_leads_out_of_itself_is_refused(tmp_path: Path) -> None:
+    raw = bytearray(charsmap({"é": "e"}))
+    raw[4:8] = b"\xff\xff\xff\x7f"
+    normalizer = {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(raw).decode()}
+    with pytest.raises(BadCheckpoint, match=r"tokenizer\.json: normalizer is damaged: its trie leads to unit"):
+        built(tmp_path, files(**{"tokenizer.json": document(normalizer=normalizer)}))
