@@ -17,6 +17,7 @@ from hearth_export.variants import goal_for
 from hearthd.store.durable import temp_path
 
 INT4, INT4_MIX = "cpu-int4", "Q4_K_M"  # what makes 4 bit weights of floats
+SUPER_BLOCK, INT4_PLAIN = 256, "Q4_0"  # where rows do not split into its blocks
 
 
 def converted(
@@ -63,7 +64,7 @@ def _mix_for(source: Path, variant: str, goal: Goal) -> str:
     """The file type that the checkpoint has to be quantized to for `variant`; "" where it is right as it is."""
     plan = planned(source, goal)
     if variant == INT4 and plan.variant != INT4 and plan.file_type in FLOAT_TYPES and plan.kind == "decoder":
-        return INT4_MIX
+        return INT4_MIX if plan.hidden_size % SUPER_BLOCK == 0 else INT4_PLAIN
     _require(plan, variant)
     return ""
 

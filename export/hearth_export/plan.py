@@ -35,6 +35,7 @@ class Planned(msgspec.Struct, frozen=True, kw_only=True):
     format: str  # of the source: "gguf", "safetensors"
     file_type: str  # of the source: "Q4_K_M"
     parameter_count: int
+    hidden_size: int
     holders: dict[str, str]  # block type -> how it is held
     files: dict[str, int]  # name -> bytes
     num_bytes: int  # of all files
@@ -69,6 +70,7 @@ def planned(source: Path, goal: Goal) -> Planned:
         format=about.format,
         file_type=about.file_type,
         parameter_count=about.parameter_count,
+        hidden_size=info.hidden_size,
         holders=info.holders,
         files=files,
         num_bytes=sum(files.values()),

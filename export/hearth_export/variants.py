@@ -24,7 +24,7 @@ class VariantClass:
 
 _INTEGERS = (Goal.BYTES, Goal.FIDELITY, Goal.PREFILL)
 VARIANTS = (
-    VariantClass("cpu-int4", "cpu", "4 bit weights, int8 arithmetic; of floats with --quantize Q4_K_M", _INTEGERS),
+    VariantClass("cpu-int4", "cpu", "4 bit weights, int8 arithmetic; floats are quantized to Q4_K_M", _INTEGERS),
     VariantClass("cpu-int8", "cpu", "8 bit weights, int8 arithmetic", _INTEGERS),
     VariantClass("cpu-f32", "cpu", "float32 weights and arithmetic: a reference", (Goal.FLOAT,)),
     VariantClass("cuda-int4-fp16", "cuda", "4 bit weights, float16 arithmetic and keys and values"),

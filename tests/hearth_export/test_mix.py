@@ -178,8 +178,9 @@ def experts(path: Path, num_experts: int) -> Path:
         "llama.attention.head_count": 8,
         "llama.attention.head_count_kv": 8,
     }
-    shapes = {"ffn_gate_exps": (num_experts, 2, 256), "ffn_down_exps": (num_experts, 2, 256), "attn_v": (2, 256),
-              "attn_q": (2, 256), "ffn_gate_inp": (num_experts, 256), "attn_k": (2, 256), "attn_output": (2, 256)}  # fmt: skip
+    shapes: dict[str, tuple[int, ...]] = dict.fromkeys(("attn_q", "attn_k", "attn_v", "attn_output"), (2, 256))
+    shapes |= dict.fromkeys(("ffn_gate_exps", "ffn_down_exps"), (num_experts, 2, 256))
+    shapes["ffn_gate_inp"] = (num_experts, 256)
     tensors = [Tensor(f"blk.0.{name}.weight", shape, "F16") for name, shape in shapes.items()]
     return write_gguf(path, metadata, [*tensors, Tensor("output.weight", (2, 256), "F16")])
 
