@@ -136,7 +136,7 @@ def _check_batch(directory: Path, data_file: str, slices: list[Slice], tensors: 
     for num_rows in PROBES:
         x = generator.standard_normal((1, num_rows, num_inputs), np.float32) + np.float32(0.25)
         for piece, w, y in zip(slices, weights, run_graph(directory, graph, {"x": x}), strict=True):
-            _compare(piece, y[0], x[0] @ w.T)
+            _compare(piece, y[0], np.einsum("sk,nk->sn", x[0], w))
 
 
 def _weights(tensors: Tensors, piece: Slice) -> Floats:
