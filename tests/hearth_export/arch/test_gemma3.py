@@ -109,6 +109,15 @@ def test_text_config_of_a_checkpoint_with_vision_may_leave_out_what_is_usual() -
     assert "output.weight" not in words.tensors
 
 
+@pytest.mark.parametrize("prefix", ["model.", "model.language_model.", "language_model.model."])
+def test_text_part_is_found_under_each_name_that_it_has(prefix: str) -> None:
+    names = {f"{prefix}norm.weight", f"{prefix}embed_tokens.weight", "model.vision_tower.x", "multi_modal_projector.y"}
+    words = translate(TEXT, names)
+    assert words.tensors["token_embd.weight"][0].name == f"{prefix}embed_tokens.weight"
+    assert set(words.tensors) == {"token_embd.weight", "output_norm.weight"}
+    assert {"model.vision_tower.x", "multi_modal_projector.y"} <= words.ignored
+
+
 def test_settings_of_each_kind_of_layer_are_followed() -> None:
     ropes = {
         "full_attention": {"rope_type": "linear", "factor": 2.0, "rope_theta": 5000.0},
