@@ -129,15 +129,15 @@ def decoder_metadata(architecture: str, config: Config) -> dict[str, Any]:
     return {f"{architecture}.{key}": value for key, value in metadata.items()}
 
 
-def whole(config: Config, key: str, default: int | None = None) -> int:
-    """A positive whole number of config.json; `default` where it is absent or null.
+def whole(config: Config, key: str, default: int | None = None, least: int = 1) -> int:
+    """A whole number of config.json, positive unless `least` is 0; `default` where it is absent or null.
 
     Raises BadCheckpoint naming key and value.
     """
     value = config.get(key)
     value = default if value is None else value
     most = MOST.get(key, MAX_WHOLE)
-    if type(value) is not int or not 0 < value <= most:
+    if type(value) is not int or not least <= value <= most:
         raise _unexpected(key, value, "a positive whole number" + (f" up to {most}" if key in MOST else ""))
     return value
 

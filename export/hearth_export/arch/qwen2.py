@@ -7,7 +7,7 @@ from typing import Any
 
 from hearth_export import rope
 from hearth_export.arch.facts import Facts
-from hearth_export.arch.windows import read_windows, translate_windows
+from hearth_export.arch.windows import FULL, SLIDING, read_windows, translate_windows
 from hearth_export.checkpoint import Checkpoint
 from hearth_export.rope_config import translate_rope
 from hearth_export.spec import ModelSpec
@@ -66,8 +66,8 @@ def translation_as(
 def _windows(architecture: str, config: Config, num_layers: int) -> dict[str, Any]:
     if not flag(config, "use_sliding_window", False):
         return {}
-    if config.get("layer_types") is None and config.get("max_window_layers") is not None:
-        first = whole({"max_window_layers": config["max_window_layers"] + 1}, "max_window_layers") - 1
-        kinds = ["sliding_attention" if layer >= first else "full_attention" for layer in range(num_layers)]
+    if config.get("layer_types") is None:
+        first = whole(config, "max_window_layers", 0, least=0)
+        kinds = [SLIDING if layer >= first else FULL for layer in range(num_layers)]
         config = {**config, "layer_types": kinds}
     return translate_windows(architecture, config, num_layers, 0)
