@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from hearthd.store import media, names
 from hearthd.store.files import read_index
 from hearthd.store.store import ModelStore, StoredModel
 from tests.hearth_export.adapters import random_pair, write_gguf_adapter, write_peft_adapter
+from tests.hearth_export.gguf_parts import write_parts
 from tests.hearthd.registry.making import everything, make, make_from_text, refusal, spec, upload
 from tests.tiny import write_tiny_gguf
 from tests.tiny_directory import write_tiny_directory
@@ -270,3 +272,45 @@ def test_adapter_of_another_model_is_refused_and_nothing_stays(
     assert "blk.7.attn_q.weight, which the checkpoint does not have" in str(error)
     assert ".tmp" not in str(error)
     assert everything(store) == set()
+
+
+# GGUF files in parts
+
+
+def test_parts_of_a_gguf_model_are_taken_together_and_quantized_into_one(store: ModelStore, tmp_path: Path) -> None:
+    whole = write_tiny_gguf(tmp_path / "whole.gguf", matrix_type="F16", embedding_type="F16")
+    parts = write_parts(whole, tmp_path / "parts")
+    make(store, spec("parts", files=uploads(store, parts)))
+    model = made(store, "parts")
+    assert len(model.manifest.of(media.FILE)) == 3
+    assert (model.config.model_format, model.config.file_type) == ("gguf", "F16")
+    make(store, spec("small", from_model=model.name, quantize="q8_0"))
+    assert len(made(store, "small").manifest.of(media.MODEL)) == 1
+
+
+def test_files_of_two_models_are_refused(store: ModelStore, tmp_path: Path) -> None:
+    for seed in (1, 2):
+        write_tiny_gguf(tmp_path / f"{seed}.gguf", seed=seed)
+    error = refusal(store, spec(path=tmp_path))
+    assert isinstance(error, BadRequest)
+    assert "there must be all parts of one model, and no other file" in str(error)
+    assert everything(store) == set()
+
+
+# a converter that dies
+
+
+def test_killed_converter_leaves_nothing_of_a_directory(
+    store: ModelStore, directory: Path, make_converter: Callable[[str], str]
+) -> None:
+    about = {"architecture": "llama", "format": "safetensors", "file_type": "BF16", "parameter_count": 1,
+             "metadata": {}, "tensors": []}  # fmt: skip
+    program = make_converter(
+        f"if arguments[2] == 'inspect':\n    print({json.dumps(json.dumps(about))})\nelse:\n"
+        "    assert (Path(arguments[3]) / 'config.json').is_file()\n    unfinished()\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    error = refusal(store, spec(path=directory), python=program)
+    assert "killed, most likely for lack of memory" in str(error)
+    assert everything(store) == set()
+    assert list(store.variants_root.glob(".*")) == []
