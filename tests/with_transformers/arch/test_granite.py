@@ -67,7 +67,7 @@ def test_quantized_variant_stays_close(source: str, tmp_path: Path) -> None:
 
 
 def test_file_that_switches_rotary_embedding_off_gives_the_predictions_of_llama_cpp(tmp_path: Path) -> None:
-    tiny, ids = Tiny(family(turns=False, **SCALES), tmp_path), text()
+    tiny, ids = Tiny(family(turns=False, **CONFIGS["scales"]), tmp_path), text()
     found = variant_logits(converted(tiny.gguf(), tmp_path / "variants", Goal.FLOAT), ids)
     expected = llama_cpp_log_probabilities(tiny.gguf(), ids)
     for logits in found.values():
