@@ -25,6 +25,10 @@ def check_heads(spec: ModelSpec) -> None:
     """UnsupportedModel where the attention kernel cannot run the model."""
     if not spec.causal:
         raise UnsupportedModel(f"{spec.architecture}: a decoder whose tokens see those behind them cannot be converted")
+    if spec.qk_norm is not QKNorm.NONE and any(rope.rows_interleaved for rope in spec.ropes):
+        raise UnsupportedModel(
+            f"{spec.architecture}: norms of queries and keys whose rows alternate cannot be converted"
+        )
     if not any(spec.rope_of(layer) for layer in range(spec.num_layers)):
         return
     sizes = [("attention heads", spec.head_dim)]

@@ -74,6 +74,7 @@ def test_every_projection_may_have_a_bias(tmp_path: Path) -> None:
         ({"head_dim": 24, "ropes": (turning(24),)}, "attention heads of 24 values"),
         ({"ropes": (turning(24),)}, "rotary embedding of 24 values"),
         ({"ropes": (turning(48),)}, "rotary embedding of 48 values .*at most 32"),
+        ({"qk_norm": QKNorm.WHOLE, "ropes": (turning(32, rows_interleaved=True),)}, "norms of queries and keys"),
         ({"causal": False}, "a decoder whose tokens see those behind them"),
     ],
 )
