@@ -29,6 +29,7 @@ def read_spec(checkpoint: Checkpoint) -> ModelSpec:
         ropes=(rope.read_rope(checkpoint, PREFIX, sizes["head_dim"], rows_interleaved=interleaved),),
         windows=read_windows(facts, sizes["num_layers"], 1),
         experts=read_experts(facts, sizes["ffn_size"]),
+        pooling=facts.pooling(),
         read_tensors=rope.TENSORS,
     )
 

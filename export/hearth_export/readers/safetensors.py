@@ -108,7 +108,7 @@ def open_safetensors(path: Path) -> SafetensorsFile:
 
 
 def open_shards(directory: Path) -> list[SafetensorsFile]:
-    """The files of a checkpoint: those that model.safetensors.index.json names, or model.safetensors.
+    """The files of a checkpoint: model.safetensors, or those that model.safetensors.index.json names, or the only one.
 
     Raises BadCheckpoint also where a file that the index names is missing, or lacks a tensor that it should hold.
     """
@@ -131,13 +131,15 @@ def _single(directory: Path) -> str:
     others = sorted(path.name for path in directory.glob("*.safetensors"))[:2]
     if len(others) == 1:
         return others[0]
-    raise BadCheckpoint(f"{directory}: there is neither {SINGLE} nor {INDEX}")
+    pickled = next(directory.glob("*.bin"), None)
+    advice = f"; {pickled.name[:SHOWN]!a} is not read: save the model as safetensors first" if pickled else ""
+    raise BadCheckpoint(f"{directory}: there is neither {SINGLE} nor {INDEX}{advice}")
 
 
 def _weight_map(directory: Path) -> dict[str, str]:
-    """Tensor name -> file name; {} where there is no index, or the one file makes it superfluous."""
+    """Tensor name -> file name; {} where there is no index, or one file that transformers would read before it."""
     path = directory / INDEX
-    if not path.exists():
+    if (directory / SINGLE).exists() or not path.exists():
         return {}
     try:
         if path.stat().st_size > MAX_INDEX_BYTES:

@@ -15,7 +15,7 @@ CONFIG: dict[str, Any] = {**LLAMA, "model_type": "qwen2", "sliding_window": 64, 
 PATTERN = "qwen2.attention.sliding_window_pattern"
 
 
-@pytest.mark.parametrize("architecture", ["qwen2", "qwen3"])
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3"])
 @pytest.mark.parametrize(("value", "pooling"), [(0, None), (1, Pooling.MEAN), (2, Pooling.CLS), (3, Pooling.LAST)])
 def test_file_says_how_texts_become_vectors(
     tmp_path: Path, architecture: str, value: int, pooling: Pooling | None

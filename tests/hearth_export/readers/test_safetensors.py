@@ -198,3 +198,15 @@ def test_index_that_cannot_be_followed_is_refused(tmp_path: Path, weight_map: ob
 def test_directory_without_safetensors_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadCheckpoint, match=r"neither model\.safetensors nor model\.safetensors\.index\.json"):
         open_shards(tmp_path)
+
+
+def test_pickled_weights_are_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(BadCheckpoint, match=r"'pytorch_model\.bin' is not read: save the model as safetensors"):
+        open_shards(tmp_path)
+
+
+def test_single_file_makes_an_index_superfluous(tmp_path: Path) -> None:
+    (tmp_path / SINGLE).write_bytes(safetensors(TWO))
+    (file,) = open_shards(write_shards(tmp_path, {"first": "gone.safetensors"}))
+    assert file.path.name == SINGLE
