@@ -63,7 +63,7 @@ def test_llama_cpp_reads_the_same_file_alike(tiny: Tiny) -> None:
 
 @pytest.mark.parametrize("source", ["safetensors", "gguf"])
 def test_quantized_variant_stays_close(source: str, tmp_path: Path) -> None:
-    assert_quantized_variant(Tiny(family(**SCALES), tmp_path), source, 0.999)
+    assert_quantized_variant(Tiny(family(**CONFIGS["scales"]), tmp_path), source, 0.999)
 
 
 def test_file_that_switches_rotary_embedding_off_gives_the_predictions_of_llama_cpp(tmp_path: Path) -> None:
