@@ -16,8 +16,11 @@ import numpy as np
 import pytest
 
 from hearth_export.checkpoint import Checkpoint
+from hearth_export.pipeline import GRAPH_FILE, INT8_KV_GRAPH_FILE
 from hearth_export.precision import Goal
 from hearth_export.spec import ARCHITECTURES, Experts, ModelSpec, Norm, QKNorm, Rope
+from hearthd.engine.kvform import KVForm
+from hearthd.store import variant
 from tests.hearth_export.converted import converted, decode_logits, prefill_logits
 from tests.hearth_export.float_decoder import FloatDecoder
 from tests.hearth_export.gguf_writer import Meta, Tensor, write_gguf
@@ -95,6 +98,16 @@ def write_flagged(
     }
     kept = {**tensors, **changed}
     return write_gguf(path, metadata, [tensor for tensor in kept.values() if tensor])
+
+
+def form_of(spec: ModelSpec, kv_type: str) -> KVForm:
+    """Keys and values as "f32", or as "q8_0" with steps that fit these nets."""
+    if kv_type == "f32":
+        return KVForm("f32", GRAPH_FILE, "float32")
+    step = np.full((1, spec.num_kv_heads, 1, spec.head_dim), 8 / 127, np.float32)
+    places = [(layer, kind) for layer in range(spec.num_layers) for kind in ("key", "value")]
+    scales = {variant.scale_name(layer, kind): step for layer, kind in places}
+    return KVForm(kv_type, INT8_KV_GRAPH_FILE, "int8", scales)
 
 
 def assert_equal_to_float_arithmetic(

@@ -9,15 +9,19 @@ import pytest
 from hearth_export.errors import BadCheckpoint, UnsupportedModel
 from hearth_export.precision import Goal
 from hearth_export.spec import QKNorm
-from tests.hearth_export.converted import converted
+from hearthd.engine.session import open_session
+from tests.hearth_export.converted import converted, info_of
 from tests.hearth_export.flagged import (
+    TOKENS,
     architecture,
     assert_converts,
     assert_equal_to_float_arithmetic,
     flagged,
+    form_of,
     turning,
     write_flagged,
 )
+from tests.hearth_export.float_decoder import FloatDecoder
 from tests.hearth_export.gguf_writer import Tensor
 
 __all__ = ["architecture"]
@@ -50,6 +54,27 @@ CASES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("case", CASES)
 def test_attention_computes_what_the_spec_says(tmp_path: Path, case: str) -> None:
     assert_converts(tmp_path, flagged(**CASES[case]))
+
+
+@pytest.mark.parametrize("kv_type", ["f32", "q8_0"])
+@pytest.mark.parametrize("case", ["window in one layer", "soft cap in a window", "sinks in a window", "two ropes"])
+def test_sequences_of_different_lengths_share_a_step(tmp_path: Path, case: str, kv_type: str) -> None:
+    spec = flagged(**CASES[case])
+    source = write_flagged(tmp_path / "floats.gguf", spec)
+    directory, reference = converted(source, tmp_path / "variants", Goal.FLOAT), FloatDecoder(spec, source)
+    texts = [TOKENS, TOKENS[12:4:-1]]
+    session = open_session(
+        directory, info_of(directory), num_ctx=64, num_threads=2, num_slots=2, form=form_of(spec, kv_type)
+    )
+    for slot, text in enumerate(texts):
+        session.evaluate(text, slot=slot)
+    for token in (99, 71, 140):
+        session.decode((token, token + 1), [len(text) for text in texts])
+        texts = [[*text, token + slot] for slot, text in enumerate(texts)]
+        for slot, text in enumerate(texts):
+            want = reference.logits(text)[-1]
+            error = np.linalg.norm(session.logits[slot] - want) / np.linalg.norm(want)
+            assert error < (1e-5 if kv_type == "f32" else 0.1)
 
 
 @pytest.mark.parametrize("qk_norm", QKNorm)

@@ -15,12 +15,11 @@ from hearth_export.precision import Goal
 from hearth_export.readers.gguf import open_gguf
 from hearth_export.spec import ModelSpec, QKNorm, read_spec
 from hearth_export.verify import check_structure
-from hearthd.engine.kvform import KVForm
 from hearthd.engine.session import open_session
 from hearthd.store import variant
 from hearthd.store.variant import read_variant
 from tests.hearth_export.converted import converted, info_of
-from tests.hearth_export.flagged import TOKENS, architecture, flagged, turning, write_flagged
+from tests.hearth_export.flagged import TOKENS, architecture, flagged, form_of, turning, write_flagged
 from tests.hearth_export.float_decoder import FloatDecoder
 
 __all__ = ["architecture"]
@@ -102,12 +101,7 @@ def test_every_kind_of_attention_works_over_int8_too(tmp_path: Path, changes: di
     spec = flagged(**changes)
     source = write_flagged(tmp_path / "kinds.gguf", spec)
     directory = converted(source, tmp_path / "variants", Goal.FLOAT)
-    scales = {
-        variant.scale_name(layer, kind): np.full((1, spec.num_kv_heads, 1, 32), 8 / 127, np.float32)
-        for layer in range(2)
-        for kind in ("key", "value")
-    }
-    form = KVForm("q8_0", INT8_KV_GRAPH_FILE, "int8", scales)
+    form = form_of(spec, "q8_0")
     session = open_session(directory, info_of(directory), num_ctx=64, num_threads=2, form=form)
     want = FloatDecoder(spec, source).logits(TOKENS)
     got = [session.evaluate(TOKENS[:9]).copy()]
