@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import gguf
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForImageTextToText, Gemma3Config, Gemma3TextConfig
@@ -92,6 +94,19 @@ def test_text_part_of_a_checkpoint_with_vision_is_taken(tmp_path: Path) -> None:
         expected = tiny.model(input_ids=torch.tensor([ids])).logits[0].numpy()
     directory = converted(tiny.directory, tmp_path / "variants", Goal.FLOAT)
     assert_alike(variant_logits(directory, ids), expected)
+
+
+def test_vision_in_a_file_of_ollama_is_left_out(tmp_path: Path) -> None:
+    plain = family()
+
+    def write_keys(writer: gguf.GGUFWriter) -> None:
+        plain.write_keys(writer)
+        writer.add_uint32("gemma3.vision.block_count", 1)
+        writer.add_tensor("v.blk.0.attn_q.weight", np.ones((32, 32), np.float32))
+        writer.add_tensor("v.patch_embedding.weight", np.ones((8, 3, 2, 2), np.float32))
+        writer.add_tensor("mm.mm_soft_emb_norm.weight", np.ones(32, np.float32))
+
+    assert_float_variant(Tiny(dataclasses.replace(plain, write_keys=write_keys), tmp_path), "gguf")
 
 
 @pytest.mark.parametrize("source", ["safetensors", "gguf"])
