@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from hearth_export import writer
 from hearth_export.errors import ExportError
 from hearth_export.writer import DataFile, publish, require_space, staged, staged_file, write_file
 from hearthd.store.store import ModelStore
@@ -42,6 +44,17 @@ def test_data_file_holds_what_was_written_and_zeros_between(tmp_path: Path) -> N
         file.write(32, np.array([[1, 2], [3, 4]], np.uint8).T)
     content = (tmp_path / "data").read_bytes()
     assert content == bytes(8) + np.arange(3, dtype=np.float32).tobytes() + bytes(12) + b"\1\3\2\4" + bytes(4)
+
+
+def test_large_data_file_that_threads_write_holds_every_byte_after_it_left_the_page_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "MEMORY_SHARE", 1 << 62)  # every file is large
+    monkeypatch.setattr(writer, "SWEEP_BYTES", 1 << 18)
+    values = np.random.default_rng(1).integers(0, 256, (400, 10_007), np.uint8)
+    with DataFile(tmp_path / "data", values.nbytes) as file, ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda row: file.write(row * values.shape[1], values[row]), range(len(values))))
+    assert (tmp_path / "data").read_bytes() == values.tobytes()
 
 
 def test_data_file_takes_its_room_on_the_disk_at_once(tmp_path: Path) -> None:
