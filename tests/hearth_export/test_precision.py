@@ -15,6 +15,8 @@ from hearth_export.precision import (
     Layout,
     PackedRows,
     choose,
+    common_layout,
+    interleaved,
     layout_of,
     means_error,
     pack,
@@ -192,3 +194,34 @@ def test_goal_float_holds_every_type_as_floats() -> None:
     assert {choose(affine, Goal.FLOAT) for affine in (False, True)} == {Holder.FLOAT}
     layout = layout_of(Holder.FLOAT, 4, 32, 96)
     assert (layout.code_bytes, layout.scale_bytes, layout.zero_point_bytes, layout.offset_bytes) == (384, 0, 0, 0)
+
+
+def test_layout_of_blocks_of_16_holds_blocks_of_32_bit_for_bit() -> None:
+    blocks = random_blocks(4, 32, affine=False)
+    layout = layout_of(Holder.EXACT, 4, 16, NUM_BLOCKS * 32)
+    np.testing.assert_array_equal(weights(pack(blocks, layout), layout), dequantize(blocks))
+
+
+@pytest.mark.parametrize(
+    ("layouts", "common"),
+    [
+        ([(Holder.EXACT, 4, 32), (Holder.EXACT, 4, 32)], (Holder.EXACT, 4, 32)),
+        ([(Holder.EXACT, 4, 32), (Holder.EXACT, 8, 32)], (Holder.EXACT, 8, 32)),
+        ([(Holder.EXACT, 4, 16), (Holder.EXACT, 4, 32)], (Holder.EXACT, 4, 16)),
+        ([(Holder.EXACT, 4, 32), (Holder.INT8, 8, 16)], (Holder.INT8, 8, 16)),
+        ([(Holder.FLOAT, 32, 1), (Holder.FLOAT, 32, 1)], (Holder.FLOAT, 32, 1)),
+    ],
+)
+def test_common_layout_is_the_narrowest_that_holds_all(
+    layouts: list[tuple[Holder, int, int]], common: tuple[Holder, int, int]
+) -> None:
+    for order in (layouts, layouts[::-1]):
+        assert common_layout([Layout(*facts, 64) for facts in order]) == Layout(*common, 64)
+
+
+def test_rows_of_two_matrices_alternate() -> None:
+    even, odd = random_blocks(8, 32, affine=False), random_blocks(8, 32, affine=False, seed=2)
+    layout = layout_of(Holder.EXACT, 8, 32, NUM_BLOCKS * 32)
+    both = weights(interleaved(pack(even, layout), pack(odd, layout)), layout)
+    np.testing.assert_array_equal(both[0::2], dequantize(even))
+    np.testing.assert_array_equal(both[1::2], dequantize(odd))
