@@ -9,7 +9,8 @@ import pytest
 import tokenizers
 from numpy.typing import NDArray
 
-from tests.hearth_export.converted import decode_logits, info_of, prefill_logits
+from hearth_export.precision import Goal
+from tests.hearth_export.converted import converted, decode_logits, info_of, prefill_logits
 from tests.hearth_export.float_llama import FloatLlama, divergence, perplexity
 
 Floats = NDArray[np.float32]
@@ -46,6 +47,14 @@ def test_as_a_prompt_the_converted_model_predicts_like_the_float_one(
     smollm2_variant: Path, prose: list[int], reference: Floats
 ) -> None:
     assert_faithful(prefill_logits(smollm2_variant, prose), reference, prose)
+
+
+def test_float_variant_predicts_the_same_tokens(
+    smollm2_gguf: Path, tmp_path: Path, prose: list[int], reference: Floats
+) -> None:
+    candidate = prefill_logits(converted(smollm2_gguf, tmp_path, Goal.FLOAT), prose)
+    assert divergence(reference, candidate) <= 1e-6
+    assert (candidate.argmax(-1) == reference.argmax(-1)).mean() >= 0.99
 
 
 def test_real_model_is_described_as_it_is(smollm2_variant: Path) -> None:
