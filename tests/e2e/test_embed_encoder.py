@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from tests.e2e.daemon import Daemon, eventually, running
 from tests.e2e.hearth import hearth
-from tests.tiny_bert import CONTEXT_LENGTH, HIDDEN_SIZE, write_tiny_bert_gguf
+from tests.tiny_bert import CONTEXT, HIDDEN, WORDS, random_encoder, reference, write_tiny_bert
 
-TEXTS = ["the ferry left at six", "pump", "", "the pump at six left the ferry " * 4, "a b c"]
+TEXTS = ["the cat sat", "w7", "", "a cat w1 w2 w3 the mat " * 4, "w50 w51 w52"]
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     root = tmp_path_factory.mktemp("encoder")
     settings = {"HEARTH_NUM_PARALLEL": "4", "HEARTH_KV_CACHE_TYPE": "q8_0", "HEARTH_PREFIX_CACHE": "1GiB"}
     with running(root, **settings, HEARTH_PACKED_WEIGHTS="1") as daemon:
-        daemon.create("tiny", write_tiny_bert_gguf(root / "bert.gguf"))
+        daemon.create("tiny", write_tiny_bert(root / "bert.gguf"))
         yield daemon
 
 
@@ -37,11 +37,26 @@ def vectors(daemon: Daemon, texts: str | list[str], **fields: Any) -> NDArray[np
 
 def test_texts_get_the_same_vectors_in_company_and_alone(serving: Daemon) -> None:
     together = vectors(serving, TEXTS)
-    assert together.shape == (len(TEXTS), HIDDEN_SIZE)
+    assert together.shape == (len(TEXTS), HIDDEN)
     np.testing.assert_allclose(np.linalg.norm(together, axis=1), np.ones(len(TEXTS)), rtol=1e-6)
     alone = np.concatenate([vectors(serving, [text]) for text in TEXTS])
     assert (together * alone).sum(axis=1).min() > 0.9999
     assert (together[0] * together[1]).sum() < 0.9999
+
+
+@pytest.mark.parametrize("architecture", ["bert", "nomic-bert", "modern-bert"])
+def test_vectors_are_those_of_plain_arithmetic(serving: Daemon, architecture: str, tmp_path: Path) -> None:
+    tensors = random_encoder(architecture)
+    serving.create("other", write_tiny_bert(tmp_path / "other.gguf", architecture, tensors))
+    texts = [["the", "cat", "sat"], ["w7"], [f"w{n}" for n in range(40)]]
+    ids = [[WORDS.index(f"\u2581{word}") for word in text] for text in texts]
+    expected = reference(architecture, tensors, "mean", [[2, *each, 3] for each in ids])
+    response = serving.post("/api/embed", model="other", input=[" ".join(text) for text in texts])
+    found = np.array(response.json()["embeddings"])
+    cosines = (found * expected).sum(axis=1) / np.linalg.norm(expected, axis=1)
+    serving.delete("other")
+    assert cosines.min() > 0.999, cosines
+    assert response.json()["prompt_eval_count"] == sum(len(each) + 2 for each in ids)
 
 
 def test_clients_at_once_are_all_answered(serving: Daemon) -> None:
@@ -53,9 +68,9 @@ def test_clients_at_once_are_all_answered(serving: Daemon) -> None:
 
 
 def test_a_long_text_is_cut_to_what_the_model_can_read(serving: Daemon) -> None:
-    response = serving.post("/api/embed", model="tiny", input="six " * 1000, options={"num_ctx": 8192})
-    assert response.json()["prompt_eval_count"] == CONTEXT_LENGTH
-    refused = serving.post("/api/embed", model="tiny", input="six " * 1000, truncate=False)
+    response = serving.post("/api/embed", model="tiny", input="cat " * 1000, options={"num_ctx": 8192})
+    assert response.json()["prompt_eval_count"] == CONTEXT
+    refused = serving.post("/api/embed", model="tiny", input="cat " * 1000, truncate=False)
     assert (refused.status_code, refused.json()["error"]) == (400, "the input length exceeds the context length")
 
 
@@ -71,18 +86,18 @@ def test_text_is_refused_in_the_words_of_the_api(serving: Daemon) -> None:
 
 def test_it_is_listed_loaded_and_unloaded_like_any_model(serving: Daemon) -> None:
     assert serving.post("/api/show", model="tiny").json()["capabilities"] == ["embedding"]
-    vectors(serving, "pump", keep_alive="1h")
-    (loaded,) = serving.loaded()
+    vectors(serving, "mat", keep_alive="1h")
+    (loaded,) = [model for model in serving.loaded() if model["name"] == "tiny:latest"]
     assert (loaded["size_vram"], loaded["details"]["family"]) == (0, "bert")
     assert loaded["size"] > 20 << 20
-    vectors(serving, "pump", keep_alive=0)
-    eventually(lambda: not serving.loaded(), "it is unloaded")
+    vectors(serving, "mat", keep_alive=0)
+    eventually(lambda: "tiny:latest" not in [model["name"] for model in serving.loaded()], "it is unloaded")
 
 
 def test_the_command_line_prints_a_vector(serving: Daemon, tmp_path: Path) -> None:
-    done = hearth(serving, tmp_path, "run", "tiny", "the ferry", "--dimensions=4")
+    done = hearth(serving, tmp_path, "run", "tiny", "the cat", "--dimensions=4")
     assert (done.returncode, done.stderr) == (0, "")
     np.testing.assert_allclose(
-        np.array(json.loads(done.stdout)), vectors(serving, "the ferry", dimensions=4)[0], rtol=1e-6
+        np.array(json.loads(done.stdout)), vectors(serving, "the cat", dimensions=4)[0], rtol=1e-6
     )
     assert "makes embeddings" in hearth(serving, tmp_path, "run", "tiny").stderr

@@ -15,6 +15,7 @@ from hearthd.engine.tokens import Tokenizer
 from tests.variant_info import variant_info
 
 NUM_CTX = 6
+POISON = 0  # the first token of a text that makes the encoder fail
 
 
 class Lengths:
@@ -22,12 +23,20 @@ class Lengths:
 
     def __init__(self) -> None:
         self.hidden_size = 2
+        self.num_batch = 0  # nobody shares a step
         self.fails = False
         self.num_steps = 0
+        self.together: list[int] = []  # texts of each call that reads them at once
+
+    def vectors(self, texts: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        if self.fails or any(text[0] == POISON for text in texts):
+            raise RuntimeError("out of memory")
+        self.together.append(len(texts))
+        return np.array([[len(text), text[0]] for text in texts], np.float32)
 
     def batches(self, texts: Sequence[Sequence[int]]) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
         for index in sorted(range(len(texts)), key=lambda index: -len(texts[index])):
-            if self.fails:
+            if self.fails or texts[index][0] == POISON:
                 raise RuntimeError("out of memory")
             self.num_steps += 1
             yield [index], np.array([[len(texts[index]), texts[index][0]]], np.float32)
@@ -107,3 +116,24 @@ def test_a_text_beyond_the_window_is_cut_or_refused(rig: Rig) -> None:
 def test_text_is_not_generated(rig: Rig) -> None:
     with pytest.raises(ValueError, match="makes embeddings, not text"):
         rig.encodings.preparation.prepared(Generate(1, "hello"))
+
+
+def test_small_requests_that_wait_together_share_a_step(rig: Rig) -> None:
+    rig.encoder.num_batch = 7
+    rig.enter(Embed(1, ["ab", "c"], normalize=False), Embed(2, ["abcdef"], normalize=False), Embed(3, ["abcd"]))
+    frames = [frame for frame in rig.run() if isinstance(frame, Embedded)]
+    assert [frame.id for frame in frames] == [1, 3, 2]
+    assert (rig.encoder.together, [frame.prompt_count for frame in frames]) == ([3], [3, 4, 6])
+    assert np.frombuffer(frames[0].vectors, "<f4").reshape(2, 2)[:, 0].tolist() == [2, 1]
+    assert np.frombuffer(frames[2].vectors, "<f4").tolist()[0] == 6
+
+
+def test_of_a_shared_step_that_fails_each_request_is_read_alone(rig: Rig, capfd: pytest.CaptureFixture[str]) -> None:
+    rig.encoder.num_batch = 100
+    rig.enter(Embed(1, ["ab"]), Embed(2, [[POISON]]), Embed(3, ["abcd"]))
+    assert [(type(frame), frame.id) for frame in rig.run() if isinstance(frame, Embedded | Failed)] == [
+        (Failed, 2),
+        (Embedded, 1),
+        (Embedded, 3),
+    ]
+    assert "out of memory" in capfd.readouterr().err
