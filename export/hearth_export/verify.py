@@ -7,7 +7,7 @@ layout or row order is found, whatever the model's size, in memory that does not
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -133,9 +133,9 @@ def _check_batch(directory: Path, data_file: str, slices: list[Slice], tensors: 
         graph.add_output(f"y{i}", "float32", [1, "S", piece.matrix.num_outputs])
     weights = [_weights(tensors, piece) for piece in slices]
     generator = np.random.default_rng(0)
-    for num_rows in PROBES:
-        x = generator.standard_normal((1, num_rows, num_inputs), np.float32) + np.float32(0.25)
-        for piece, w, y in zip(slices, weights, run_graph(directory, graph, {"x": x}), strict=True):
+    probes = [generator.standard_normal((1, rows, num_inputs), np.float32) + np.float32(0.25) for rows in PROBES]
+    for x, outputs in zip(probes, _run_each(directory, graph, [{"x": x} for x in probes]), strict=True):
+        for piece, w, y in zip(slices, weights, outputs, strict=True):
             _compare(piece, y[0], np.einsum("sk,nk->sn", x[0], w))
 
 
@@ -147,15 +147,19 @@ def _weights(tensors: Tensors, piece: Slice) -> Floats:
 
 def run_graph(directory: Path, graph: Graph, feeds: Mapping[str, np.ndarray]) -> list[Floats]:
     """The outputs of a graph whose data file, where it needs one, lies in `directory`. ExportError where it fails."""
+    return _run_each(directory, graph, [feeds])[0]
+
+
+def _run_each(directory: Path, graph: Graph, feeds: Sequence[Mapping[str, np.ndarray]]) -> list[list[Floats]]:
+    """As run_graph, for each of `feeds`."""
     path = directory / PROBE_FILE
     path.write_bytes(graph.model("hearth verify").SerializeToString())
     try:
         session = _open(str(path))
         with _explained():
-            outputs: list[Floats] = session.run(None, dict(feeds))
+            return [session.run(None, dict(feed)) for feed in feeds]
     finally:
         path.unlink(missing_ok=True)
-    return outputs
 
 
 def _open(model: str | bytes) -> ort.InferenceSession:
