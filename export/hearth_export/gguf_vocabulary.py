@@ -6,14 +6,14 @@ import base64
 import binascii
 from typing import Any
 
-import msgspec
 import numpy as np
 
 from hearth_export.checkpoint import Checkpoint
 from hearth_export.errors import UnsupportedModel
 from hearth_export.readers.gguf import MetaArray, Value
 from hearth_export.repository_files import TOKENIZER, RepositoryFiles
-from hearth_export.repository_tokenizer import Document, load_marked, read_document
+from hearth_export.repository_model import Model
+from hearth_export.repository_tokenizer import Document, Loaded, load_marked, read_document
 from hearth_export.repository_vocabulary import (
     PREFIX,
     SPECIAL_KEYS,
@@ -30,18 +30,6 @@ from hearth_export.tokenizer_pre import name_of
 INSTEAD = "the model can be converted as it is, but not written to a GGUF file"
 
 
-class _Model(msgspec.Struct):
-    """The model of a tokenizer.json, of any kind."""
-
-    type: str = "BPE"  # old files do not say
-    vocab: dict[str, int] | list[tuple[str, float]] = {}
-    merges: list[str | tuple[str, str]] = []
-    unk_token: str | None = None
-    unk_id: int | None = None
-    ignore_merges: bool = False
-    byte_fallback: bool = False
-
-
 def gguf_vocabulary(checkpoint: Checkpoint) -> dict[str, Value]:
     """Every `tokenizer.*` key of a GGUF file that holds the checkpoint's vocabulary, chat template included.
 
@@ -55,11 +43,8 @@ def gguf_vocabulary(checkpoint: Checkpoint) -> dict[str, Value]:
     if raw is None:
         return vocabulary_of_files(files)
     document = read_document(files, raw)
-    marked = _marks(files, document)
-    try:
-        model = msgspec.json.decode(document.model, type=_Model)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise files.bad(TOKENIZER, f"model is damaged: {error}") from error
+    loaded, marked = _marks(files, document)
+    model = loaded.model
     tokens = _tokens(files, document, model)
     try:
         entries = _entries(document, model, tokens)
@@ -70,7 +55,7 @@ def gguf_vocabulary(checkpoint: Checkpoint) -> dict[str, Value]:
     return entries | marked | other_marks(files, marked, tokens.ids())
 
 
-def _marks(files: RepositoryFiles, document: Document) -> dict[str, Value]:
+def _marks(files: RepositoryFiles, document: Document) -> tuple[Loaded, dict[str, Value]]:
     """Ids of special tokens, and what is put around a text."""
     loaded, marked = load_marked(files, document)
     ids = {key: loaded.id_of(files.text_of(name)) for name, key in SPECIAL_KEYS.items()}
@@ -80,10 +65,10 @@ def _marks(files: RepositoryFiles, document: Document) -> dict[str, Value]:
         found[f"{PREFIX}add_bos_token"] = marked.add_bos
     if marked.eos_id is not None:
         found[f"{PREFIX}add_eos_token"] = marked.add_eos
-    return found
+    return loaded, found
 
 
-def _tokens(files: RepositoryFiles, document: Document, model: _Model) -> Tokens:
+def _tokens(files: RepositoryFiles, document: Document, model: Model) -> Tokens:
     tokens = Tokens([], [], [])
     listed = isinstance(model.vocab, list)
     unknown = model.unk_token
@@ -106,7 +91,7 @@ def _tokens(files: RepositoryFiles, document: Document, model: _Model) -> Tokens
     return tokens
 
 
-def _entries(document: Document, model: _Model, tokens: Tokens) -> dict[str, Value]:
+def _entries(document: Document, model: Model, tokens: Tokens) -> dict[str, Value]:
     if model.type == "WordPiece":
         return _word_pieces(document, tokens)
     if model.type == "Unigram":
@@ -125,7 +110,7 @@ def _kinds(parts: list[Part]) -> list[str]:
 # -- BPE ---------------------------------------------------------------------------------------------------------------
 
 
-def _byte_level(document: Document, model: _Model, tokens: Tokens) -> dict[str, Value]:
+def _byte_level(document: Document, model: Model, tokens: Tokens) -> dict[str, Value]:
     kinds = _kinds(steps(document.normalizer, "normalizers"))
     if not set(kinds) <= {"NFC"}:  # which GGUF leaves out: nearly all texts are composed already
         raise UnsupportedModel(f"GGUF has no word for the normalizer {kinds[0]}")
@@ -134,23 +119,21 @@ def _byte_level(document: Document, model: _Model, tokens: Tokens) -> dict[str, 
         f"{PREFIX}model": "gpt2",
         f"{PREFIX}pre": name_of(document.pre_tokenizer, model.ignore_merges),
         **tokens.entries(scores=False),
-        merges: MetaArray.of(merges, [_merge(merge) for merge in model.merges]),
+        merges: MetaArray.of(merges, (_merge(*pair) for pair in model.pairs())),
     }
 
 
-def _merge(merge: str | tuple[str, str]) -> str:
-    left, right = merge.split(" ", 1) if isinstance(merge, str) else merge
+def _merge(left: str, right: str) -> str:
     if " " in left or " " in right:
         raise UnsupportedModel(f"GGUF has no word for the merge {ascii((left, right))[:64]}")
     return f"{left} {right}"
 
 
-def _visible_spaces(document: Document, model: _Model, tokens: Tokens) -> dict[str, Value]:
+def _visible_spaces(document: Document, model: Model, tokens: Tokens) -> dict[str, Value]:
     """SentencePiece's BPE: merges become scores, the earlier one the higher."""
     prefix = _adds_prefix(document)
     ranks: dict[str, int] = {}
-    for rank, merge in enumerate(model.merges):
-        left, right = merge.split(" ", 1) if isinstance(merge, str) else merge
+    for rank, (left, right) in enumerate(model.pairs()):
         ranks.setdefault(left + right, rank)
     last = float(len(model.merges))
     tokens.scores = [

@@ -79,7 +79,7 @@ def convert(source: Path, digest: str, root: Path, goal: Goal, report: Progress)
         with staged(root) as stage:
             _write_weights(stage, builder, checkpoint, report)
             kv_graphs = _write_graphs(stage, builder, spec)
-            write_file(stage / TOKENIZER_FILE, tokenizer.json.encode())
+            write_file(stage / TOKENIZER_FILE, tokenizer.json)
             _verify(stage, builder, checkpoint, report)
             files = {file.name: file.stat().st_size for file in sorted(stage.iterdir())}
             info = variant_info(files, digest, spec, builder, tokenizer)

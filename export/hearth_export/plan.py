@@ -54,7 +54,7 @@ def planned(source: Path, goal: Goal) -> Planned:
         about = describe(checkpoint)
         graph_bytes = len(builder.graph.model("hearth").SerializeToString())
         files = {GRAPH_FILE: graph_bytes, DATA_FILE: builder.graph.data_bytes}
-        files[TOKENIZER_FILE] = len(tokenizer.json.encode())
+        files[TOKENIZER_FILE] = len(tokenizer.json)
         is_decoder = not isinstance(spec, EncoderSpec)
         if is_decoder:
             files[INT8_KV_GRAPH_FILE] = graph_bytes

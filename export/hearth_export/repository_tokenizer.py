@@ -12,6 +12,7 @@ import msgspec
 from hearth_export.charsmap import check_charsmap
 from hearth_export.errors import BadCheckpoint, UnsupportedModel
 from hearth_export.repository_files import TOKENIZER, RepositoryFiles
+from hearth_export.repository_model import Model, read_model, without_vocabulary
 from hearth_export.tokenizer_document import Part, added_token, steps, template
 from hearth_export.tokenizer_keys import MAX_TOKENS
 
@@ -71,42 +72,54 @@ def _complete(index: int, token: dict[str, Any]) -> Part:
 
 
 class Loaded(msgspec.Struct):
-    """A document that the tokenizers library has taken."""
+    """A document that has been checked."""
 
     document: Document
-    json: str
-    tokenizer: Any  # tokenizers.Tokenizer
+    model: Model
+    ids: dict[str, int]  # of tokens of the model and added ones
     num_tokens: int
 
     def id_of(self, text: str | None) -> int | None:
-        index: int | None = None if text is None else self.tokenizer.token_to_id(text)
-        return index
+        return None if text is None else self.ids.get(text)
 
     def text_of(self, index: int | None) -> str:
-        return "" if index is None else self.tokenizer.id_to_token(index) or ""
+        return next((text for text, found in self.ids.items() if found == index), "")
 
 
 def load(files: RepositoryFiles, document: Document) -> Loaded:
-    """BadCheckpoint where the library refuses the document, or gives a token another id than the document does."""
+    """BadCheckpoint where the document cannot be used, or gives a token another id than the library does."""
+    _check_charsmaps(files, document)
+    try:
+        model = read_model(document.model)
+        _try(document, model)
+    except (ValueError, RecursionError) as error:  # DecodeError is a ValueError
+        raise files.bad(TOKENIZER, f"cannot be used: {str(error)[:200]}") from None
+    ids = model.ids()
+    num_model, following = len(ids), len(ids)
+    for token in document.added_tokens:
+        text = token["content"]
+        index = ids.setdefault(text, following)
+        if index != token["id"]:
+            raise files.bad(TOKENIZER, f"added token {ascii(text)[:64]} has the id {token['id']}, but becomes {index}")
+        following = max(num_model, index + 1) if index >= num_model else following
+    num_tokens = max(ids.values(), default=-1) + 1
+    if not 0 < num_tokens <= MAX_TOKENS:
+        raise files.bad(TOKENIZER, f"{num_tokens} tokens; 1 to {MAX_TOKENS} are possible")
+    return Loaded(document, model, ids, num_tokens)
+
+
+def _try(document: Document, model: Model) -> None:
+    """ValueError where the library refuses what is beside the vocabulary."""
     from tokenizers import Tokenizer
 
-    _check_charsmaps(files, document)
-    text = msgspec.json.encode(document).decode()
+    rest = msgspec.structs.asdict(document) | {
+        "model": without_vocabulary(document.model, model.type),
+        "added_tokens": [],
+    }
     try:
-        tokenizer = Tokenizer.from_str(text)
-    except BaseException as error:  # its panics are no Exception
-        if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
-            raise
-        raise files.bad(TOKENIZER, f"cannot be used: {str(error)[:200]}") from None
-    num_tokens = max([tokenizer.get_vocab_size(True), *(token["id"] + 1 for token in document.added_tokens)])
-    if num_tokens > MAX_TOKENS:
-        raise files.bad(TOKENIZER, f"{num_tokens} tokens; {MAX_TOKENS} are possible")
-    for token in document.added_tokens:
-        index = tokenizer.token_to_id(token["content"])
-        if index != token["id"]:
-            shown = ascii(token["content"])[:64]
-            raise files.bad(TOKENIZER, f"added token {shown} has the id {token['id']}, but becomes {index}")
-    return Loaded(document, text, tokenizer, num_tokens)
+        Tokenizer.from_buffer(msgspec.json.encode(rest))
+    except Exception as error:  # the library raises bare Exception
+        raise ValueError(str(error)) from error
 
 
 def _check_charsmaps(files: RepositoryFiles, document: Document) -> None:
@@ -184,7 +197,7 @@ def load_marked(files: RepositoryFiles, document: Document) -> tuple[Loaded, Mar
     if (before, after) != (found.before, found.after):
         texts = [{loaded.text_of(index): index for index in side} for side in (before, after)]
         document = msgspec.structs.replace(document, post_processor=template(*texts))
-        loaded = msgspec.structs.replace(loaded, document=document, json=msgspec.json.encode(document).decode())
+        loaded = msgspec.structs.replace(loaded, document=document)
     return loaded, Marks(
         bos_id=before[0] if before else loaded.id_of(files.text_of("bos_token")),
         eos_id=after[0] if after else loaded.id_of(files.text_of("eos_token")),

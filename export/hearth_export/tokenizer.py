@@ -33,7 +33,7 @@ from hearth_export.tokenizer_keys import (
 class TokenizerFiles(msgspec.Struct, frozen=True):
     """What a variant needs to turn text into ids and back."""
 
-    json: str  # a Hugging Face tokenizer.json
+    json: bytes  # a Hugging Face tokenizer.json
     num_tokens: int
     bos_id: int | None
     eos_ids: list[
@@ -67,7 +67,7 @@ def build_from_document(files: RepositoryFiles, document: Document) -> Tokenizer
     special = {token["content"]: token["id"] for token in document.added_tokens if token["content"] in END_TOKENS}
     ends = files.end_ids(loaded.num_tokens) | ({marks.eos_id} if marks.eos_id is not None else set())
     return TokenizerFiles(
-        json=loaded.json,
+        json=msgspec.json.encode(loaded.document),
         num_tokens=loaded.num_tokens,
         bos_id=marks.bos_id,
         eos_ids=ordered_ends(ends, special, marks.bos_id, marks.eos_id, marks.eos_id if marks.add_eos else None),
@@ -110,7 +110,7 @@ def _last_id(keys: Keys, num_tokens: int, family: Family) -> int | None:
     return family.eos_id if family.always_adds and family.add_eos else token_id(keys, num_tokens, "eos", family.eos_id)
 
 
-def _document(keys: Keys, vocabulary: Vocabulary, family: Family, bos_id: int | None, eos_id: int | None) -> str:
+def _document(keys: Keys, vocabulary: Vocabulary, family: Family, bos_id: int | None, eos_id: int | None) -> bytes:
     return document(
         added_tokens=_added_tokens(keys, vocabulary, family),
         normalizer=family.normalizer,

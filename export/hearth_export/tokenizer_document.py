@@ -20,7 +20,7 @@ def document(
     post_processor: Part | None,
     decoder: Part,
     model: Part,
-) -> str:
+) -> bytes:
     """A whole tokenizer.json."""
     parts = {
         "version": "1.0",
@@ -33,7 +33,7 @@ def document(
         "decoder": decoder,
         "model": model,
     }
-    return msgspec.json.encode(parts).decode()
+    return msgspec.json.encode(parts)
 
 
 def added_token(index: int, text: str, *, special: bool, strips_left: bool = False, strips_right: bool = False) -> Part:

@@ -32,7 +32,7 @@ def limited(tokenizer: TokenizerFiles, num_rows: int) -> TokenizerFiles:
     parts["model"] = _limited_model(document["model"], dropped, num_rows, tokenizer.num_tokens)
     return msgspec.structs.replace(
         tokenizer,
-        json=msgspec.json.encode(parts).decode(),
+        json=msgspec.json.encode(parts),
         num_tokens=num_rows,
         eos_ids=[index for index in tokenizer.eos_ids if index < num_rows],
     )

@@ -37,7 +37,7 @@ def test_real_vocabulary_gives_the_ids_of_llama_cpp(smollm2: TokenizerFiles, lla
 
 
 def test_real_vocabulary_decodes_what_it_encoded(smollm2: TokenizerFiles) -> None:
-    tokenizer = Tokenizer.from_str(smollm2.json)
+    tokenizer = Tokenizer.from_buffer(smollm2.json)
     known = set(tokenizer.get_vocab())
     dropped = {byte for byte, char in enumerate(byte_chars()) if char not in known}
     texts = [text for text in TRICKY + fuzzed(300, seed=12) if not dropped & set(text.encode("utf-8", "replace"))]
@@ -115,7 +115,7 @@ def test_end_of_message_of_harmony_vocabularies_does_not_end_the_turn(tmp_path: 
 
 
 def test_user_defined_token_is_parsed_but_not_skipped_as_special(tmp_path: Path) -> None:
-    tokenizer = Tokenizer.from_str(small_built(tmp_path).json)
+    tokenizer = Tokenizer.from_buffer(small_built(tmp_path).json)
     ids = tokenizer.encode("a<|end|>b", add_special_tokens=False).ids
     assert ids == [0, 31, 1]
     assert tokenizer.decode(ids, skip_special_tokens=True) == "a<|end|>b"
@@ -123,7 +123,7 @@ def test_user_defined_token_is_parsed_but_not_skipped_as_special(tmp_path: Path)
 
 def test_beginning_and_end_are_added_only_when_asked(tmp_path: Path) -> None:
     files = small_built(tmp_path, add_bos_token=True, add_eos_token=True)
-    tokenizer = Tokenizer.from_str(files.json)
+    tokenizer = Tokenizer.from_buffer(files.json)
     assert (files.add_bos, files.add_eos) == (True, True)
     assert tokenizer.encode("abc", add_special_tokens=False).ids == [27]
     assert tokenizer.encode("abc", add_special_tokens=True).ids == [29, 27, 28]
@@ -229,7 +229,7 @@ def test_sentencepiece_with_bos_gives_the_ids_of_llama_cpp(tmp_path: Path) -> No
     tokens = metadata["tokenizer.ggml.tokens"]
     assert isinstance(tokens, list)
     path = write_tiny_llama(tmp_path / "tiny.gguf", metadata, len(tokens))
-    tokenizer = Tokenizer.from_str(built(path).json)
+    tokenizer = Tokenizer.from_buffer(built(path).json)
     with tokenizer_of(path) as tokenize:
         for text in ("", "the quick", " the", "<|im_end|>the"):
             assert tokenizer.encode(text).ids == tokenize(text, add_special=True)
@@ -238,7 +238,7 @@ def test_sentencepiece_with_bos_gives_the_ids_of_llama_cpp(tmp_path: Path) -> No
 @pytest.mark.parametrize("prefix", [True, False])
 def test_sentencepiece_decodes_what_it_encoded(tmp_path: Path, prefix: bool) -> None:
     path = write_gguf(tmp_path / "a.gguf", {**sentencepiece(), "tokenizer.ggml.add_space_prefix": prefix})
-    tokenizer = Tokenizer.from_str(built(path).json)
+    tokenizer = Tokenizer.from_buffer(built(path).json)
     texts = [text for text in sentencepiece_texts() if not any(mark in text for mark in ("▁", "<", "\ufffd"))]
     assert len(texts) > 150
     for text in texts:
@@ -324,7 +324,7 @@ def test_token_that_is_not_utf8_is_refused_by_its_id(tmp_path: Path) -> None:
 def test_empty_token_keeps_its_id(tmp_path: Path) -> None:
     tokens = ["a", "", "b", "ab"]
     files = small_built(tmp_path, tokens=tokens, merges=["a b"], token_type=[1] * 4, bos_token_id=0, eos_token_id=0)
-    assert Tokenizer.from_str(files.json).id_to_token(1) == "[EMPTY_1]"
+    assert Tokenizer.from_buffer(files.json).id_to_token(1) == "[EMPTY_1]"
 
 
 @pytest.mark.parametrize(

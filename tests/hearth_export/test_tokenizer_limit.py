@@ -32,7 +32,7 @@ def test_tokenizer_that_fits_is_left_as_it_is(longer: TokenizerFiles) -> None:
 
 
 def test_control_token_behind_the_last_row_becomes_text(longer: TokenizerFiles) -> None:
-    before, after = (tokenizers.Tokenizer.from_str(files.json) for files in (longer, limited(longer, NUM_TOKENS)))
+    before, after = (tokenizers.Tokenizer.from_buffer(files.json) for files in (longer, limited(longer, NUM_TOKENS)))
     text = f"the {IMAGE} then"
     assert NUM_TOKENS in before.encode(text).ids
     ids = after.encode(text).ids

@@ -15,7 +15,7 @@ Encode = Callable[[str], list[int]]
 
 def encoder(files: TokenizerFiles, *, whole: bool = False) -> Encode:
     """Ids of a text; with `whole` those that are put around it too."""
-    tokenizer = Tokenizer.from_str(files.json)
+    tokenizer = Tokenizer.from_buffer(files.json)
     return lambda text: list(tokenizer.encode(text, add_special_tokens=whole).ids)
 
 
