@@ -24,7 +24,7 @@ from hearth_export.repository_vocabulary import (
     word_piece_entries,
 )
 from hearth_export.tokenizer_document import Part, steps
-from hearth_export.tokenizer_keys import BYTE, NORMAL, SPACE, UNKNOWN
+from hearth_export.tokenizer_keys import BYTE, NORMAL, SPACE, UNKNOWN, UNUSED
 from hearth_export.tokenizer_pre import name_of
 
 INSTEAD = "the model can be converted as it is, but not written to a GGUF file"
@@ -132,20 +132,24 @@ def _merge(left: str, right: str) -> str:
 def _visible_spaces(document: Document, model: Model, tokens: Tokens) -> dict[str, Value]:
     """SentencePiece's BPE: merges become scores, the earlier one the higher."""
     prefix = _adds_prefix(document)
-    ranks: dict[str, int] = {}
-    for rank, (left, right) in enumerate(model.pairs()):
-        ranks.setdefault(left + right, rank)
-    last = float(len(model.merges))
-    tokens.scores = [
-        (-float(ranks.get(text, last)) if kind == NORMAL else 0.0) if text is not None else -1000.0
-        for text, kind in zip(tokens.texts, tokens.types, strict=True)
-    ]
+    tokens.scores = _scores_of_merges(model, tokens)
     return {
         f"{PREFIX}model": "llama",
         f"{PREFIX}pre": "default",
         **tokens.entries(scores=True),
         f"{PREFIX}add_space_prefix": prefix,
     }
+
+
+def _scores_of_merges(model: Model, tokens: Tokens) -> list[float]:
+    """Of each normal token the place of the first merge that makes it, counted down; no merge makes the last ones."""
+    ids, last = model.ids(), -float(len(model.merges))
+    scores = [last if kind in (NORMAL, UNUSED) else 0.0 for kind in tokens.types]
+    for rank, (left, right) in enumerate(model.pairs()):
+        index = ids[left + right]
+        if scores[index] == last:
+            scores[index] = -float(rank)
+    return scores
 
 
 def _adds_prefix(document: Document) -> bool:
