@@ -86,4 +86,4 @@ def grid(name: str) -> NDArray[np.int8]:
     halves = np.frombuffer(zlib.decompress(base64.b85decode(steps)), np.uint8).reshape(2, -1).astype(np.uint32)
     numbers = np.cumsum(halves[0] | halves[1] << np.uint32(8), dtype=np.uint32)
     digits = numbers[:, None] >> np.arange(0, length * width, width, dtype=np.uint32) & np.uint32((1 << width) - 1)
-    return np.array(values, np.int8)[digits]
+    return np.array(values, np.int8).take(digits)
