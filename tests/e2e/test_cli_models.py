@@ -180,7 +180,7 @@ def test_create_reads_a_modelfile_from_a_pipe(daemon: Daemon, home: Path, tiny_g
     [
         ("SYSTEM x\n", "the Modelfile cannot be read: no FROM line"),
         ("FROM ./nope.gguf\n", "FROM ./nope.gguf: no such file"),
-        ("FROM .\n", "FROM .: the directory holds no GGUF file"),
+        ("FROM .\n", "FROM .: unknown type: there is no *.safetensors, *.gguf or *.onnx"),
         ("FROM ~no-such-user/x\n", "there is no such user"),
         ("FROM tiny\nADAPTER nope.gguf\n", "ADAPTER nope.gguf: no such file"),
         ("FROM tiny\nPARAMETER temperature hot\n", "PARAMETER temperature: invalid float value [hot]"),
