@@ -1,5 +1,5 @@
 # Every target does the set-up that it needs; see setup.sh.
-.PHONY: run test test-schemas test-slow test-kill test-export soak lint format bench bench-engines bench-sampling bench-constrained bench-clients bench-prefix bench-memory bench-kv bench-loading bench-shift bench-pull clean
+.PHONY: run test test-schemas test-slow test-kill test-export soak lint format bench bench-engines bench-sampling bench-constrained bench-clients bench-prefix bench-memory bench-kv bench-loading bench-shift bench-pull bench-export bench-embeddings clean
 BIN := .venv/bin
 
 run:
@@ -44,7 +44,15 @@ bench-pull:
 	@sh setup.sh dev
 	$(BIN)/python -m bench.pull
 
-bench: bench-engines bench-clients bench-prefix bench-memory bench-sampling bench-constrained
+bench: bench-engines bench-clients bench-prefix bench-memory bench-sampling bench-constrained bench-export bench-embeddings
+
+bench-export:
+	@sh setup.sh dev
+	$(BIN)/python -m bench.export
+
+bench-embeddings:
+	@sh setup.sh export
+	$(BIN)/python -m bench.embeddings
 
 bench-clients:
 	@sh setup.sh dev
