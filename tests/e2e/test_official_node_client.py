@@ -189,3 +189,12 @@ def test_calls_of_tools_are_objects(client: Node) -> None:
     }
     assert (last["done"], last["message"]["content"]) == (True, "")
     client.answer("delete", model="caller")
+
+
+def test_texts_are_embedded(client: Node) -> None:
+    answer = client.answer("embed", model="tiny", input=["the ferry", "pumps"], dimensions=8)
+    assert [len(vector) for vector in answer["embeddings"]] == [8, 8]
+    assert answer["prompt_eval_count"] > 2
+    assert len(client.answer("embeddings", model="tiny", prompt="the ferry")["embedding"]) == 64
+    error = client.error("embed", model="nope", input="a")
+    assert (error["error"], error["status"]) == ('model "nope" not found, try pulling it first', 404)
