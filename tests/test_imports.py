@@ -42,7 +42,7 @@ ALLOWED = {
     "hearthd.repository": set(),
     "hearthd.log": set(),
     "hearthd.starter": {"hearthd.store", "hearthd.registry"},
-    "hearth_export": {"hearthd.store", "hearthd.repository"},
+    "hearth_export": {"hearthd.store", "hearthd.repository", "hearthd.engine.bound"},
 }  # fmt: skip
 ROOTS = {"hearthd.app", "hearthd.cli", "hearthd.__main__"}
 HEAVY = {"numpy", "onnx", "onnxruntime", "tokenizers", "torch", "optimum", "gguf", "llguidance", "jsonschema"}

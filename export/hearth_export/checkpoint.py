@@ -40,7 +40,7 @@ class Checkpoint(Tensors, Protocol):
 
     @property
     def format(self) -> str:
-        """ "gguf" or "safetensors"."""
+        """ "gguf", "safetensors" or "onnx"."""
 
     @property
     def metadata(self) -> Mapping[str, Value]: ...
@@ -80,7 +80,8 @@ class Checkpoint(Tensors, Protocol):
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
-    """The checkpoint at `path`: a GGUF file, or a directory with config.json and safetensors, or with GGUF files only.
+    """The checkpoint at `path`: a GGUF file, or a directory with config.json and safetensors, with GGUF files
+    only, or with ONNX graphs.
 
     Raises BadCheckpoint for what cannot be read, is truncated or contradicts itself, UnsupportedModel for what this
     version does not know.
@@ -93,4 +94,15 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 
     if not (path / CONFIG).exists() and next(path.glob("*.gguf"), None) is not None:
         return open_split(path)
+    if _is_onnx_repository(path):
+        from hearth_export.readers.onnx import open_onnx
+
+        return open_onnx(path)
     return open_huggingface(path)
+
+
+def _is_onnx_repository(path: Path) -> bool:
+    """Whether the directory holds graphs, and no checkpoint that the builder could read instead."""
+    return any(next(path.glob(graphs), None) for graphs in ("*.onnx", "onnx/*.onnx")) and not any(
+        next(path.glob(weights), None) for weights in ("*.safetensors", "*.gguf")
+    )

@@ -20,6 +20,7 @@ from hearth_export.kvgraph import check_attention, with_int8_cache
 from hearth_export.precision import Goal
 from hearth_export.progress import Progress
 from hearth_export.quantize import Matrix
+from hearth_export.readers.onnx import OnnxRepository
 from hearth_export.source import describe, parameter_count
 from hearth_export.spec import EncoderSpec, ModelSpec, Rope, read_spec
 from hearth_export.stream import write_matrices
@@ -69,6 +70,10 @@ def convert(source: Path, digest: str, root: Path, goal: Goal, report: Progress)
     if not re.fullmatch(r"sha256:[0-9a-f]{64}", digest):
         raise ExportError(f"the digest of {source} is given as {digest!r}, not as sha256: and 64 hex digits")
     with naming(source), open_checkpoint(source) as checkpoint:
+        if isinstance(checkpoint, OnnxRepository):
+            from hearth_export.ready import take
+
+            return take(checkpoint, digest, root, report)
         report("reading", 0, 0)
         spec = read_spec(checkpoint)
         builder = builder_of(spec, checkpoint, goal)
@@ -85,7 +90,7 @@ def convert(source: Path, digest: str, root: Path, goal: Goal, report: Progress)
             info = variant_info(files, digest, spec, builder, tokenizer)
             info = msgspec.structs.replace(info, kv_graphs=kv_graphs, parameter_count=parameter_count(checkpoint))
             write_file(stage / VARIANT_FILE, msgspec.json.encode(info))
-            _write_source(stage, root, checkpoint)
+            write_source(stage, root, checkpoint)
             publish(stage, root / info.name)
     return info.name
 
@@ -136,7 +141,7 @@ def _verify(stage: Path, builder: Builder, tensors: Tensors, report: Progress) -
         report("verifying", done, total)
 
 
-def _write_source(stage: Path, root: Path, checkpoint: Checkpoint) -> None:
+def write_source(stage: Path, root: Path, checkpoint: Checkpoint) -> None:
     """source.json, which stays when variants go; publishing makes it durable."""
     if read_source(root / SOURCE_FILE) is None:
         write_file(stage / SOURCE_FILE, msgspec.json.encode(describe(checkpoint)))

@@ -19,10 +19,11 @@ from hearthd.engine.resuming import Resumed, resume, saved_prompts
 from hearthd.engine.session import Session, step_sizes, window
 from hearthd.engine.tokens import Tokenizer
 from hearthd.store.needs import needs
-from hearthd.store.variant import ENCODER, VARIANT_FILE, VariantInfo, read_variant
+from hearthd.store.variant import ENCODER, VARIANT_FILE, Binding, VariantInfo, read_variant
 
 if TYPE_CHECKING:
     from hearthd.engine.encoder import EncoderSession
+    from hearthd.engine.plain import PlainSession
     from hearthd.engine.prefixes import SavedPrefixes
 
 log = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ class Opened:
 
     info: VariantInfo
     tokenizer: Tokenizer
-    session: Session | None  # None: only the vocabulary was wanted, or the model is an encoder
+    session: Session | PlainSession | None  # None: only the vocabulary was wanted, or the model is an encoder
     prompts: SavedPrefixes | None = None  # where evaluated prompts outlive the process
     resumed: Resumed | None = None  # what was saved of the prompt that comes first
     encoder: EncoderSession | None = None
@@ -69,6 +70,8 @@ def _open_tokenizer(directory: Path, info: VariantInfo) -> Tokenizer:
 
 
 def _open_either(load: Load, directory: Path, info: VariantInfo, tokenizer: Beside[Tokenizer]) -> Opened:
+    if info.binding is not None:
+        return _open_bound(load, directory, info, info.binding, tokenizer)
     if info.kind != ENCODER:
         return _open_session(load, directory, info, tokenizer)
     from hearthd.engine.encoder import EncoderSession
@@ -76,6 +79,25 @@ def _open_either(load: Load, directory: Path, info: VariantInfo, tokenizer: Besi
     provider = load_provider(info.provider if load.num_gpu else CPU, load.num_threads)
     encoder = EncoderSession(directory, info, provider, num_batch=load.num_batch)
     return Opened(info, tokenizer.result(), None, encoder=encoder)
+
+
+def _open_bound(
+    load: Load, directory: Path, info: VariantInfo, binding: Binding, tokenizer: Beside[Tokenizer]
+) -> Opened:
+    """A graph that was not made here."""
+    provider = load_provider(info.provider if load.num_gpu else CPU, load.num_threads)
+    if info.kind == ENCODER:
+        from hearthd.engine.plain_encoder import PlainEncoder
+
+        encoder = PlainEncoder(directory, info, binding, provider, num_batch=load.num_batch)
+        return Opened(info, tokenizer.result(), None, encoder=encoder)
+    from hearthd.engine.plain import PlainSession
+
+    num_ctx, num_slots = window(load.num_ctx, info), load.num_slots
+    session = PlainSession(
+        directory, info, binding, provider, num_ctx=num_ctx, num_batch=load.num_batch, num_slots=num_slots
+    )
+    return Opened(info, tokenizer.result(), session)
 
 
 def _open_session(load: Load, directory: Path, info: VariantInfo, tokenizer: Beside[Tokenizer]) -> Opened:

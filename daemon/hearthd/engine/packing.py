@@ -36,6 +36,8 @@ def pack(directory: Path, info: VariantInfo, form: KVForm) -> Path:
     Packed forms of the same graph for another device or version are removed. Raises PackingError, and what ONNX
     Runtime raises.
     """
+    if info.binding is not None:
+        raise PackingError("a graph that was taken as it is has no packed form")
     target = place(directory, form.graph)
     _require_space(directory, info)
     with _staged(directory / PLACE) as stage:

@@ -32,6 +32,8 @@ class Preparation:
 
     def _reading(self, request: Embed) -> Reading:
         info = self._info
+        if info.binding is not None:
+            raise RequestError("this model's ONNX graph gives no states, so that it makes text, but no embeddings")
         if not info.has_hidden:
             raise RequestError(
                 "this model was converted by a version that made no embeddings; remove it and create or pull it again"

@@ -79,6 +79,34 @@ class RopeInfo(msgspec.Struct, frozen=True):
     short_context: int = 0
 
 
+class State(msgspec.Struct, frozen=True):
+    """Keys or values of one layer in a graph that was not made here."""
+
+    past: str  # an input
+    present: str  # the output that is the next step's past
+    shape: list[int]  # of one sequence, all axes but the first; -1 where the positions are counted
+    dtype: str = "float32"
+
+
+class Binding(msgspec.Struct, frozen=True, kw_only=True):
+    """The values of a graph that was not made here."""
+
+    inputs: dict[str, str]  # the graph's name -> what belongs there: one of IDS, MASK, POSITIONS ..
+    output: str  # a decoder's logits (B, S, V), (B, 1, V) or (B, V); an encoder's states (B, S, H) or vectors (B, H)
+    states: list[State] = []  # keys and values, layer by layer
+    in_place: bool = False  # pasts and presents may be one buffer, (B, num_kv_heads, L, D)
+    pad_id: int = 0  # what fills a row of input_ids behind its text
+
+
+# What a bound graph's inputs are given. B sequences, S new tokens a sequence, P positions in their pasts.
+IDS = "ids"  # (B, S): tokens
+MASK = "mask"  # (B, P + S): 1 for tokens, 0 for padding
+POSITIONS = "positions"  # (B, S)
+TYPES = "types"  # (B, S): 0
+USE_CACHE = "use_cache"  # (1,) bool: whether P > 0
+NUM_LOGITS = "num_logits"  # scalar: 1, the last tokens whose logits are wanted
+
+
 class VariantInfo(msgspec.Struct, frozen=True, kw_only=True):
     """variant.json: all that a runner must know before it opens the graph."""
 
@@ -106,6 +134,7 @@ class VariantInfo(msgspec.Struct, frozen=True, kw_only=True):
     layer_ropes: list[int] = []  # which of `ropes` each layer uses, -1 for none; []: the first everywhere
     has_hidden: bool = False  # a decoder's graph gives HIDDEN
     pooling: str = ""  # "mean", "cls", "last": how the checkpoint says that texts become vectors; "": it says nothing
+    binding: Binding | None = None  # of a graph that was not made here; None: its values have the names above
     bos_id: int | None = None
     eos_ids: list[int] = []
     add_bos: bool = False

@@ -12,6 +12,7 @@ from hearthd.engine.kvform import float_form
 from hearthd.engine.loading import open_model
 from hearthd.engine.packed import PLACE, SEAL, device_key, packed_graph
 from hearthd.engine.packing import PackingError, main, pack
+from hearthd.engine.session import Session
 from hearthd.store.variant import VariantInfo, read_variant
 
 X86 = "processor\t: 0\nmodel name\t: A\nflags\t\t: fpu avx2\ncpu MHz\t\t: 2400.1\n"
@@ -37,7 +38,7 @@ def packed_in(directory: Path) -> str | None:
 def logits(directory: Path, kv_type: str = "") -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     """As a runner loads it, after a prompt and after one more token."""
     session = open_model(Load(str(directory), num_ctx=64, kv_type=kv_type)).session
-    assert session is not None
+    assert isinstance(session, Session)
     rows = [session.evaluate(TOKENS).copy(), session.evaluate([5], len(TOKENS)).copy()]
     session.close()
     return np.stack(rows)
