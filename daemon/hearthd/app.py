@@ -68,7 +68,7 @@ async def serve(config: Config, *, with_starter: bool) -> None:
         _tidy(store, config)
         watch = Watch()
         scheduler = _scheduler(config, store, watch)
-        transfers = Transfers(transfer_settings(config))
+        transfers = Transfers(transfer_settings(config), environment=transfer_environment(config))
         api = Api(Services(config, store, scheduler, transfers), Guard(config.host.name, config.origins))
         server = HttpServer(api, config.drain_timeout_ns / SECOND_NS)
         _stop_on_signals(server, scheduler)
@@ -175,6 +175,11 @@ def transfer_settings(config: Config) -> Settings:
         max_rate=config.transfer_rate,
         stall_timeout_s=config.transfer_stall_ns / SECOND_NS,
     )
+
+
+def transfer_environment(config: Config) -> dict[str, str]:
+    """What the transfer process is told in confidence: a command's words are for all to read."""
+    return {"HF_ENDPOINT": config.hub_endpoint, "HF_TOKEN": config.hub_token}
 
 
 async def _begin(config: Config, store: ModelStore, transfers: Transfers, with_starter: bool) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,13 @@ from hearthd.values import (
     BOOL,
     DEFAULT_ORIGINS,
     DIRECTORY,
+    ENDPOINT,
     FILE,
     KEEP_ALIVE,
     KV_TYPE,
     LOG_LEVEL,
     ORIGINS,
+    SECRET,
     TIMEOUT,
     Kind,
     Unreadable,
@@ -67,6 +69,8 @@ class Config:
     transfer_stall_ns: int
     key: Path
     credentials: Path | None
+    hub_endpoint: str  # "": Hugging Face's own
+    hub_token: str = field(repr=False)  # "": none
     share: bool
     set_by: Mapping[str, str]  # field -> the variable that set it, or DEFAULT and perhaps why
     faults: tuple[str, ...] = ()  # values that cannot be read, a sentence each
@@ -317,6 +321,22 @@ SETTINGS = (
         "a Docker config.json with user names and passwords of registries",
     ),
     Setting(
+        "hub_endpoint",
+        ("HEARTH_HUB_ENDPOINT", "HF_ENDPOINT"),
+        ENDPOINT,
+        "",
+        "none",
+        "the server that stands in for Hugging Face's hub, for names on hf.co",
+    ),
+    Setting(
+        "hub_token",
+        ("HEARTH_HUB_TOKEN", "HF_TOKEN"),
+        SECRET,
+        "",
+        "none",
+        "the token for what is private or gated on Hugging Face's hub; sent to the hub and nowhere else",
+    ),
+    Setting(
         "share",
         ("HEARTH_SHARE",),
         BOOL,
@@ -384,7 +404,7 @@ def _value(row: Setting, variable: str, environ: Mapping[str, str], faults: list
     try:
         return row.kind.parse(text)
     except Unreadable as error:
-        shown = repr(text[:MAX_SHOWN_CHARS])
+        shown = "***" if row.kind.is_secret else repr(text[:MAX_SHOWN_CHARS])
         faults.append(f"{variable}={shown} cannot be used: {error}; it takes {row.kind.accepts}")
         return row.default_in(environ) if error.instead is None else error.instead
 

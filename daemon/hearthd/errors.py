@@ -89,9 +89,10 @@ class ExportFailed(HearthError):
 class TransferFailed(HearthError):
     """Something could not be fetched from a registry or sent to it; `reason` is a word of transfer/messages.py."""
 
-    def __init__(self, sentence: str, reason: str = "failed") -> None:
+    def __init__(self, sentence: str, reason: str = "failed", answered: int = 0) -> None:
         super().__init__(sentence)
         self.reason = reason
+        self.answered = answered  # status of the registry's answer; 0: there was none
 
 
 class LoadFailed(HearthError):

@@ -31,6 +31,7 @@ class Kind:
     parse: Callable[[str], Any]  # raises Unreadable
     accepts: str  # for people, after "it takes"
     show: Callable[[Any], str] = str
+    is_secret: bool = False  # nobody is shown the text, readable or not
 
 
 def parse_count(text: str) -> int:
@@ -51,6 +52,29 @@ def count(unit: str, zero: int | None = None, most: int = 1 << 31) -> Kind:
 
     return Kind(unit, parse, f"a whole number, 0 to {most}")
 
+
+def parse_endpoint(text: str) -> str:
+    """The URL of a server, without a final "/". Raises Unreadable."""
+    if not re.fullmatch(r"https?://[^\s/@?#]+(/[^\s?#@]*)?", text):
+        raise Unreadable("not the address of a server")
+    return text.rstrip("/")
+
+
+ENDPOINT = Kind(
+    "URL", parse_endpoint, "http://host or https://host, with a path where it has one", lambda url: url or "none"
+)
+
+
+def parse_secret(text: str) -> str:
+    """What can stand in a header. Raises Unreadable."""
+    if not (text.isascii() and text.isprintable() and " " not in text):
+        raise Unreadable("it has blanks or characters that no secret has")
+    return text
+
+
+SECRET = Kind(
+    "secret", parse_secret, "letters, digits and signs", lambda text: "set" if text else "none", is_secret=True
+)
 
 FALSE = frozenset(("0", "f", "F", "false", "FALSE", "False"))
 TRUE = frozenset(("1", "t", "T", "true", "TRUE", "True", "y", "yes", "on"))

@@ -109,6 +109,7 @@ class _Creation:
             return await self._from_checkpoint(await self._checkpoints.of_path(spec.path))
         if spec.files:
             files = uploaded(self._store.blobs, spec.files)
+            files = msgspec.structs.replace(files, shown=spec.shown or files.shown)
             return await self._from_checkpoint(await self._checkpoints.of_upload(files))
         raise BadRequest("neither 'from' or 'files' was specified")
 
@@ -166,7 +167,8 @@ class _Creation:
     async def _converted(self, checkpoint: Checkpoint) -> list[Layer]:
         """The checkpoint's layers, once there is a variant of it."""
         await ensure_variant(self._store, checkpoint.digest, self._report, python=self._python)
-        layers = self._checkpoints.layers(checkpoint.digest)
+        first, *others = self._checkpoints.layers(checkpoint.digest)
+        layers = [msgspec.structs.replace(first, annotations=self._spec.notes), *others]
         for layer in layers:
             self._assembly.tell(layer)
         return layers

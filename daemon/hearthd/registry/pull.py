@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 
 from hearthd.errors import StoreError, TransferFailed
+from hearthd.registry.hub import HubPull, may_hold_others
 from hearthd.registry.progress import Progress, Report, steps_of
 from hearthd.registry.remote import repository_of
 from hearthd.registry.transfers import Transfers
@@ -76,7 +77,27 @@ class _Pull:
         self._report = report
         self._store.check_writable()
         self._report(Progress("pulling manifest"))
-        data = await self._transfers.manifest(self._repository, self._name.tag)
+        try:
+            data = await self._transfers.manifest(self._repository, self._name.tag)
+        except TransferFailed as error:
+            if not may_hold_others(self._repository, error):
+                raise
+            await self._hub_pull().run()
+        else:
+            await self._run_with(data)
+
+    def _hub_pull(self) -> HubPull:
+        return HubPull(
+            self._store,
+            self._transfers,
+            self._name,
+            self._repository,
+            self._report,
+            noprune=self._noprune,
+            python=self._python,
+        )
+
+    async def _run_with(self, data: bytes) -> None:
         manifest = _checked(decode_manifest(data, self._name.short))
         self._check_runnable(manifest)
         parts = _distinct(parts_for_device(manifest))

@@ -48,6 +48,8 @@ class CreateSpec(msgspec.Struct, frozen=True, kw_only=True):
     parser: str = ""
     info: dict[str, Any] = {}  # fields of ImageConfig: see image.check_info
     quantize: str = ""
+    shown: str = ""  # what errors call the files, where they were not uploaded
+    notes: dict[str, str] = {}  # annotations of the layer that stands for the checkpoint
 
     @property
     def warnings(self) -> list[str]:

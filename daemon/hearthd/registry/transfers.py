@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import os
 import sys
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,19 @@ import msgspec
 from hearthd.errors import StoreError, TransferFailed
 from hearthd.registry.shared import Shared
 from hearthd.transfer import messages
-from hearthd.transfer.messages import Answer, Drop, Failed, Finished, Job, Moved, Repository, Settings
+from hearthd.transfer.messages import (
+    Answer,
+    Drop,
+    Failed,
+    Finished,
+    HubFile,
+    Job,
+    Listed,
+    Listing,
+    Moved,
+    Repository,
+    Settings,
+)
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +46,12 @@ OnMoved = Callable[[Moved], None]
 class Transfers:
     """Everything that moves between this device and registries."""
 
-    def __init__(self, settings: Settings, *, python: str = sys.executable) -> None:
+    def __init__(
+        self, settings: Settings, *, environment: Mapping[str, str] | None = None, python: str = sys.executable
+    ) -> None:
+        """`environment`: variables of the process beside those of this one; secrets are no words of its command."""
         self._command = (python, *MODULE, msgspec.json.encode(settings).decode())
+        self._environment = os.environ | (environment or {})
         self._process: _Process | None = None
         self._ids = itertools.count(1)
         self._fetches: Shared[tuple[str, str], Moved] = Shared()  # by digest and directory
@@ -45,16 +62,38 @@ class Transfers:
         """The manifest, byte for byte. Raises TransferFailed."""
         return await self._do(messages.FetchManifest(id=next(self._ids), repository=repository, reference=reference))
 
+    async def listing(self, repository: Repository, revision: str) -> Listing:
+        """What the repository holds on Hugging Face's hub. Raises TransferFailed."""
+        data = await self._do(messages.FetchListing(id=next(self._ids), repository=repository, revision=revision))
+        return msgspec.json.decode(data, type=Listing)
+
+    async def fetch_file(
+        self, repository: Repository, commit: str, file: Listed, directory: Path, on_moved: OnMoved
+    ) -> str:
+        """Fetch a small file of the hub into the blobs of `directory`; its digest. Raises as `fetch` does."""
+        data = await self._do(
+            messages.FetchFile(
+                id=next(self._ids),
+                repository=repository,
+                file=HubFile(commit=commit, name=file.name),
+                blob_id=file.blob_id,
+                size=file.size,
+                directory=str(directory),
+            ),
+            on_moved,
+        )
+        return data.decode("ascii", "replace")
+
     async def fetch(
-        self, repository: Repository, digest: str, size: int, directory: Path
+        self, repository: Repository, digest: str, size: int, directory: Path, *, file: HubFile | None = None
     ) -> AsyncGenerator[Moved, None]:
         """Fetch the blob into `directory`; what comes is how far it is. It is there, and verified, at the end.
 
         Callers that want the same blob share one download; when the last one leaves it stops, and the next
-        resumes it. Raises TransferFailed, StoreError where the disk is full.
+        resumes it. With `file` it is that file of the hub. Raises TransferFailed, StoreError where the disk is full.
         """
         job = messages.FetchBlob(
-            id=next(self._ids), repository=repository, digest=digest, size=size, directory=str(directory)
+            id=next(self._ids), repository=repository, digest=digest, size=size, directory=str(directory), file=file
         )
 
         async def work(publish: OnMoved) -> None:
@@ -122,7 +161,7 @@ class Transfers:
             self._leaving.cancel()
         try:
             if self._process is None or not self._process.serves:
-                self._process = _Process(self._command)
+                self._process = _Process(self._command, self._environment)
             return await self._process.do(job, on_moved)
         finally:
             self._num_jobs -= 1
@@ -148,11 +187,11 @@ class _Call:
 class _Process:
     """One transfer process."""
 
-    def __init__(self, command: tuple[str, ...]) -> None:
+    def __init__(self, command: tuple[str, ...], environment: Mapping[str, str]) -> None:
         self._calls: dict[int, _Call] = {}
         self._started: asyncio.Future[asyncio.subprocess.Process] = asyncio.get_running_loop().create_future()
         self._leaving = False
-        self._task = asyncio.create_task(self._run(command))
+        self._task = asyncio.create_task(self._run(command, environment))
 
     @property
     def serves(self) -> bool:
@@ -208,12 +247,12 @@ class _Process:
             await asyncio.wait(both, timeout=DROP_GRACE_S)
             writing.cancel()
 
-    async def _run(self, command: tuple[str, ...]) -> None:
+    async def _run(self, command: tuple[str, ...], environment: Mapping[str, str]) -> None:
         """The life of the process: start, answers, end. Fails the calls that are left."""
         why = "the transfer process ended"
         process: asyncio.subprocess.Process | None = None
         try:
-            process = await _start(command)
+            process = await _start(command, environment)
             self._started.set_result(process)
             if self._leaving:
                 self.dismiss()
@@ -257,17 +296,17 @@ class _Process:
                 call.end.set_exception(failure)
 
 
-async def _start(command: tuple[str, ...]) -> asyncio.subprocess.Process:
+async def _start(command: tuple[str, ...], environment: Mapping[str, str]) -> asyncio.subprocess.Process:
     pipe = asyncio.subprocess.PIPE
     return await asyncio.create_subprocess_exec(
-        *command, stdin=pipe, stdout=pipe, limit=messages.MAX_LINE_BYTES, start_new_session=True
+        *command, stdin=pipe, stdout=pipe, limit=messages.MAX_LINE_BYTES, start_new_session=True, env=environment
     )
 
 
 def _error(answer: Failed) -> StoreError | TransferFailed:
     if answer.reason == messages.NO_SPACE:
         return StoreError(answer.error)
-    return TransferFailed(answer.error, answer.reason)
+    return TransferFailed(answer.error, answer.reason, answer.status)
 
 
 def _death(status: int) -> str:

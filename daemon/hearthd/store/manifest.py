@@ -20,6 +20,9 @@ MAX_CONFIG_BYTES = 4 << 20
 SOURCE_NOTE = "hearth.source"  # digest of the checkpoint that it was converted from
 PROVIDER_NOTE = "hearth.provider"  # the provider class that runs it: "cpu"
 
+# annotation of a checkpoint's index
+COMMIT_NOTE = "hearth.commit"  # of the hub repository that it was pulled from
+
 OPTIONAL = frozenset((media.VARIANT, media.VARIANT_FILE))
 
 _DIGEST = re.compile(r"sha256[:-][0-9a-fA-F]{64}")

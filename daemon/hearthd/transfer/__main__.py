@@ -44,6 +44,8 @@ MALLOPT = {"M_ARENA_MAX": (-8, 2), "M_MMAP_THRESHOLD": (-3, 4 << 20), "M_TRIM_TH
 JOBS: dict[type[Job], str] = {
     messages.FetchManifest: "hearthd.transfer.manifest:fetch_manifest",
     messages.FetchBlob: "hearthd.transfer.download:fetch_blob",
+    messages.FetchFile: "hearthd.transfer.hubfile:fetch_file",
+    messages.FetchListing: "hearthd.transfer.listing:fetch_listing",
     messages.SendBlob: "hearthd.transfer.upload:send_blob",
     messages.SendManifest: "hearthd.transfer.upload:send_manifest",
     messages.MakeKey: "hearthd.transfer.key:make_key",

@@ -15,7 +15,7 @@ from hearthd.transfer.errors import Passing, TransferError
 from hearthd.transfer.extents import Extent
 from hearthd.transfer.http import MAX_REDIRECTS, Http, one_line, redirect_target, refusal
 from hearthd.transfer.messages import NOT_FOUND, FetchBlob
-from hearthd.transfer.registry import host_of, trusts
+from hearthd.transfer.registry import host_of, hub_file_url, trusts
 
 READ_BYTES = 512 << 10
 EXPIRED = (401, 403, 404, 410)  # what the target of a redirect answers when its signature has run out
@@ -42,7 +42,8 @@ class BlobSource:
         self._target: URL | None = None  # where the registry sent us, as long as it works
         self._allow_plain = job.repository.plain or job.repository.insecure
         self.ranged = True  # as far as we know
-        self.name = f"blob {job.digest[7:19]}"
+        self.name = job.file.name if job.file else f"blob {job.digest[7:19]}"
+        self._where = hub_file_url(job.repository, job.file) if job.file else f"blobs/{job.digest}"
 
     @asynccontextmanager
     async def open(self, extent: Extent) -> AsyncGenerator[Body, None]:
@@ -51,12 +52,12 @@ class BlobSource:
         Raises TransferError, and Passing where another try may help.
         """
         remembered = self._target
-        where: str | URL = remembered or f"blobs/{self._job.digest}"
+        where: str | URL = remembered or self._where
         headers = {hdrs.RANGE: f"bytes={extent.start}-{extent.end - 1}"}
         for _ in range(MAX_REDIRECTS + 1):
             async with self._http.request("GET", self._job.repository, where, headers=headers) as response:
                 if response.status in (200, 206):
-                    self._target = where if isinstance(where, URL) else None
+                    self._target = where if isinstance(where, URL) and where != self._where else None
                     yield self._body(response, extent)
                     return
                 target = redirect_target(response, allow_plain=self._allow_plain)
@@ -129,7 +130,8 @@ class BlobSource:
     async def _refusal(self, response: aiohttp.ClientResponse) -> TransferError:
         if response.status == 404:
             host = self._job.repository.host
-            return TransferError(f"{self.name} is not in the registry {host}", NOT_FOUND, 404)
+            place = f"in {host}/{self._job.repository.path}" if self._job.file else f"in the registry {host}"
+            return TransferError(f"{self.name} is not {place}", NOT_FOUND, 404)
         if response.status == 416:
             match = _UNSATISFIED_RANGE.fullmatch(response.headers.get(hdrs.CONTENT_RANGE, ""))
             self._check_size(response, int(match[1]) if match else None)

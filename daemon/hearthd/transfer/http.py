@@ -20,7 +20,7 @@ from hearthd.transfer.auth import Tokens
 from hearthd.transfer.errors import Passing, TransferError
 from hearthd.transfer.messages import FAILED, NOT_FOUND, UNAUTHORIZED, Repository, Settings
 from hearthd.transfer.rate import Rate
-from hearthd.transfer.registry import host_of, proxy_for, repository_url, trusts
+from hearthd.transfer.registry import HUB_HOSTS, host_of, hub_hint, proxy_for, repository_url, trusts
 
 CONNECT_TIMEOUT_S = 30.0
 READ_BUFFER_BYTES = 256 << 10  # aiohttp stops reading a connection at twice as many that nobody took
@@ -215,6 +215,8 @@ def redirect_target(response: aiohttp.ClientResponse, *, allow_plain: bool = Fal
 def unauthorized(repository: Repository, status: int = 401) -> TransferError:
     """The error of a registry that does not let us."""
     name = f"{repository.host}/{repository.path}"
+    if repository.host in HUB_HOSTS:
+        return TransferError(f"unauthorized: access denied; {name} {hub_hint(repository)}", UNAUTHORIZED, status)
     hint = f"{name} is private, does not exist, or does not know this device's key or credentials"
     return TransferError(f"unauthorized: access denied; {hint}", UNAUTHORIZED, status)
 

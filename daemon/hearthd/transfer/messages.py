@@ -35,6 +35,13 @@ class Repository(msgspec.Struct, frozen=True, kw_only=True):
     insecure: bool = False  # certificates are not checked
 
 
+class HubFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A file in one commit of a repository on Hugging Face's hub."""
+
+    commit: str  # 40 hexadecimal digits
+    name: str  # "onnx/model.onnx"
+
+
 class FetchManifest(msgspec.Struct, frozen=True, kw_only=True, tag="fetch_manifest"):
     """Finished.data is the manifest, byte for byte."""
 
@@ -55,6 +62,29 @@ class FetchBlob(msgspec.Struct, frozen=True, kw_only=True, tag="fetch_blob"):
     digest: str  # "sha256:<64 lower-case hex digits>"
     size: int  # bytes, as the manifest says
     directory: str
+    file: HubFile | None = None  # that the blob is; None: a blob of the registry
+
+
+class FetchFile(msgspec.Struct, frozen=True, kw_only=True, tag="fetch_file"):
+    """Fetch a small file, of which git's digest alone is known, into the blobs of `directory`.
+
+    Finished.data is its digest, "sha256:<hex>". What was fetched before a failure is fetched again.
+    """
+
+    id: int
+    repository: Repository
+    file: HubFile
+    blob_id: str  # sha1 of "blob <size>\0" and the content, 40 hexadecimal digits
+    size: int  # bytes
+    directory: str
+
+
+class FetchListing(msgspec.Struct, frozen=True, kw_only=True, tag="fetch_listing"):
+    """Finished.data is a Listing of a repository on Hugging Face's hub, as JSON."""
+
+    id: int
+    repository: Repository
+    revision: str  # branch, tag or commit
 
 
 class SendBlob(msgspec.Struct, frozen=True, kw_only=True, tag="send_blob"):
@@ -91,7 +121,7 @@ class Drop(msgspec.Struct, frozen=True, kw_only=True, tag="drop"):
     id: int
 
 
-Job = FetchManifest | FetchBlob | SendBlob | SendManifest | MakeKey
+Job = FetchManifest | FetchBlob | FetchFile | FetchListing | SendBlob | SendManifest | MakeKey
 Order = Job | Drop
 
 
@@ -120,6 +150,24 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
 
 
 Answer = Moved | Finished | Failed
+
+
+class Listed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One file of a Listing. It has one of the two digests."""
+
+    name: str
+    size: int  # bytes
+    sha256: str = ""  # of a large file: 64 hexadecimal digits
+    blob_id: str = ""  # of a small one: git's sha1
+
+
+class Listing(msgspec.Struct, frozen=True, kw_only=True, tag="listing"):
+    """What a repository on the hub holds."""
+
+    repository: str  # its present name: "user/model"
+    commit: str
+    files: tuple[Listed, ...]
+
 
 # reasons of Failed
 FAILED = "failed"

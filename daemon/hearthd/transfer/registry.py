@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from ipaddress import ip_address
+from urllib.parse import quote
 from urllib.request import getproxies, proxy_bypass
 
 from yarl import URL
 
 from hearthd.transfer.errors import TransferError
-from hearthd.transfer.messages import Repository
+from hearthd.transfer.messages import HubFile, Repository
 
 HUB_HOSTS = {"hf.co", "huggingface.co"}
+HUB_URL = "https://huggingface.co"
 
 
 def registry_url(repository: Repository) -> URL:
@@ -49,9 +51,30 @@ def repository_url(repository: Repository, where: str) -> URL:
         raise TransferError(f"{repository.host} names an address that cannot be used: {error}") from error
 
 
+def hub_url(repository: Repository) -> str:
+    """Where the hub answers for more than the registry protocol, without a final "/". Raises TransferError."""
+    by_environment = os.environ.get("HF_ENDPOINT", "")
+    return f"{registry_url(repository)}".rstrip("/") if by_environment else HUB_URL
+
+
+def hub_file_url(repository: Repository, file: HubFile) -> URL:
+    """Where the hub keeps a file; https://huggingface.co/docs/hub/en/models-downloading. Raises TransferError."""
+    return URL(f"{hub_url(repository)}/{repository.path}/resolve/{quote(file.commit)}/{quote(file.name)}", encoded=True)
+
+
 def hub_token(repository: Repository) -> str:
     """HF_TOKEN for Hugging Face or what stands in for it; "" for every other registry."""
     return os.environ.get("HF_TOKEN", "").strip() if repository.host in HUB_HOSTS else ""
+
+
+def hub_hint(repository: Repository) -> str:
+    """What to do about a repository that the hub does not show us: the end of a sentence that begins with its name."""
+    if not hub_token(repository):
+        return "is private, gated or does not exist; set HF_TOKEN to a token that may read it"
+    return (
+        "is private, gated or does not exist, and HF_TOKEN may not read it; "
+        f"accept its conditions on {HUB_URL}/{repository.path}, or take another token"
+    )
 
 
 def is_loopback(host: str) -> bool:
