@@ -150,7 +150,7 @@ def _other_trouble(question: Question, error: Exception, status: int) -> Trouble
             question, f"cannot be listed: {question.host} answers {status}", status=status, passing=status >= 500
         )
     is_httpx = type(error).__module__.partition(".")[0] in ("httpx", "httpcore")
-    if is_httpx or isinstance(error, OSError):  # requests' errors are OSErrors
+    if is_httpx or (isinstance(error, OSError) and not isinstance(error, ValueError)):  # requests' are OSErrors
         return _told(
             question, f"cannot be listed: {question.endpoint} is not reached ({type(error).__name__})", passing=True
         )
