@@ -28,6 +28,7 @@ from types import FrameType
 
 import msgspec
 
+from hearth_export.checkpoint import OPTIMUM
 from hearth_export.display import open_display
 from hearth_export.errors import ExportError
 from hearth_export.precision import Goal
@@ -137,6 +138,12 @@ def _define_convert(convert: argparse.ArgumentParser) -> None:
     convert.add_argument("--goal", type=Goal, choices=list(Goal), help="what is optimised for; bytes by default")
     convert.add_argument("--dry-run", action="store_true", help="tell what would be made: files, sizes, memory")
     convert.add_argument("--digest", help="sha256:HEX of the source, recorded; computed by default")
+    convert.add_argument(
+        "--route",
+        choices=(OPTIMUM,),
+        default="",
+        help="optimum: have torch and Optimum export a directory, as is done anyway where the builder does not know it",
+    )
     convert.add_argument("--models", type=Path, metavar="DIRECTORY", help="the model store; HEARTH_MODELS by default")
 
 
@@ -147,7 +154,7 @@ def _convert(options: argparse.Namespace) -> int:
     display = open_display()
     if options.dry_run:
         with located(options.source, options.digest or _UNASKED, options.models) as found:
-            display.plan(foreseen(found.path, options.variant, options.quantize, options.goal))
+            display.plan(foreseen(found.path, options.variant, options.quantize, options.goal, options.route))
         return 0
     with located(options.source, options.digest, options.models) as found:
         root = options.out or found.variant_root
@@ -156,7 +163,7 @@ def _convert(options: argparse.Namespace) -> int:
         with display.progress() as report:
             name = converted(
                 found.path, found.digest, root, report,
-                variant=options.variant, quantize=options.quantize, goal=options.goal,
+                variant=options.variant, quantize=options.quantize, goal=options.goal, route=options.route,
             )  # fmt: skip
     display.result({"variant": name}, f"made {root / name}")
     return 0

@@ -7,10 +7,12 @@ A GGUF file is one as it is (`readers/gguf.py`). A Hugging Face directory become
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self, TypeVar, overload
 
+from hearth_export.errors import UnknownModelType
 from hearth_export.ggml import Bytes
 from hearth_export.readers.gguf import MetaArray, TensorInfo, Value, open_gguf
 
@@ -79,7 +81,11 @@ class Checkpoint(Tensors, Protocol):
     ) -> None: ...
 
 
-def open_checkpoint(path: str | Path) -> Checkpoint:
+OPTIMUM = "optimum"  # a route
+EXTRA = "pip install 'hearthd[export]'"
+
+
+def open_checkpoint(path: str | Path, route: str = "") -> Checkpoint:
     """The checkpoint at `path`: a GGUF file, or a directory with config.json and safetensors, with GGUF files
     only, or with ONNX graphs.
 
@@ -89,7 +95,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     path = Path(path)
     if not path.is_dir():
         return open_gguf(path)
-    from hearth_export.readers.huggingface import CONFIG, open_huggingface
+    from hearth_export.readers.huggingface import CONFIG
     from hearth_export.readers.split import open_split
 
     if not (path / CONFIG).exists() and next(path.glob("*.gguf"), None) is not None:
@@ -98,7 +104,22 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         from hearth_export.readers.onnx import open_onnx
 
         return open_onnx(path)
-    return open_huggingface(path)
+    return _open_directory(path, route)
+
+
+def _open_directory(path: Path, route: str) -> Checkpoint:
+    """As the builder reads it; one that it does not know, or where `route` is OPTIMUM, as Optimum will."""
+    from hearth_export.readers.huggingface import open_huggingface
+    from hearth_export.readers.unknown import open_unknown
+
+    if route == OPTIMUM:
+        return open_unknown(path)
+    try:
+        return open_huggingface(path)
+    except UnknownModelType as error:
+        if find_spec("optimum") is None or find_spec("torch") is None:
+            raise UnknownModelType(f"{error}: {EXTRA}") from None
+        return open_unknown(path)
 
 
 def _is_onnx_repository(path: Path) -> bool:

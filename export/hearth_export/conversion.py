@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hearth_export.errors import ExportError
+from hearth_export.checkpoint import open_checkpoint
+from hearth_export.errors import ExportError, naming
 from hearth_export.ggml import FLOAT_TYPES
 from hearth_export.pipeline import convert
 from hearth_export.plan import Planned, planned
 from hearth_export.precision import Goal
 from hearth_export.progress import Progress
+from hearth_export.readers.repository import Repository
 from hearth_export.requantize import requantize
 from hearth_export.variants import goal_for
 from hearthd.store.durable import temp_path
@@ -29,12 +31,17 @@ def converted(
     variant: str = "",
     quantize: str = "",
     goal: Goal | None = None,
+    route: str = "",
 ) -> str:
     """Makes a variant of `source`, a file or a directory, under `root`; the variant directory's name.
 
     `variant` ("": any) is refused where this checkpoint does not give it. Raises ExportError.
     """
     chosen = goal_for(variant, goal)
+    if is_foreign(source, route):
+        if quantize:
+            raise ExportError(f"{source}: a graph of ONNX cannot be quantized to {quantize}; ask for a variant")
+        return convert(source, digest, root, chosen, report, variant=variant, route=route)
     if variant:
         quantize = quantize or _mix_for(source, variant, chosen)
     if not quantize:
@@ -48,9 +55,13 @@ def converted(
             raise type(error)(str(error).replace(str(made), f"{source} as {quantize.upper()}")) from error
 
 
-def foreseen(source: Path, variant: str, quantize: str, goal: Goal | None) -> Planned:
+def foreseen(source: Path, variant: str, quantize: str, goal: Goal | None, route: str = "") -> Planned:
     """What `converted` would make. Raises ExportError."""
     chosen = goal_for(variant, goal)
+    if is_foreign(source, route):
+        raise ExportError(
+            f"{source}: what its graph takes is known once it is there; there is no dry run of it"
+        )
     quantize = quantize or (_mix_for(source, variant, chosen) if variant else "")
     if quantize:
         raise ExportError(
@@ -58,6 +69,12 @@ def foreseen(source: Path, variant: str, quantize: str, goal: Goal | None) -> Pl
             "and have a dry run of its file"
         )
     return planned(source, chosen)
+
+
+def is_foreign(source: Path, route: str) -> bool:
+    """Whether the builder has no part in it: a ready graph, or one that Optimum makes."""
+    with naming(source), open_checkpoint(source, route) as checkpoint:
+        return isinstance(checkpoint, Repository)
 
 
 def _mix_for(source: Path, variant: str, goal: Goal) -> str:

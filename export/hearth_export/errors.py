@@ -19,6 +19,10 @@ class UnsupportedModel(ExportError):
     """The file is sound, but holds something that this version cannot convert."""
 
 
+class UnknownModelType(UnsupportedModel):
+    """The builder does not know this kind of model; another route may."""
+
+
 def missing(tensor: str) -> BadCheckpoint:
     """What to raise where a checkpoint has no tensor of this name."""
     return BadCheckpoint(

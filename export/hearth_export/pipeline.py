@@ -21,6 +21,7 @@ from hearth_export.precision import Goal
 from hearth_export.progress import Progress
 from hearth_export.quantize import Matrix
 from hearth_export.readers.onnx import OnnxRepository
+from hearth_export.readers.unknown import UnknownRepository
 from hearth_export.source import describe, parameter_count
 from hearth_export.spec import EncoderSpec, ModelSpec, Rope, read_spec
 from hearth_export.stream import write_matrices
@@ -62,14 +63,21 @@ class Builder(Protocol):
         """Appends all nodes."""
 
 
-def convert(source: Path, digest: str, root: Path, goal: Goal, report: Progress) -> str:
+def convert(
+    source: Path, digest: str, root: Path, goal: Goal, report: Progress, *, variant: str = "", route: str = ""
+) -> str:
     """Converts the checkpoint `source`, a file or a directory, into a new variant under `root`; its directory's name.
 
+    `variant` and `route` count for what the builder does not know: the variant's name, and OPTIMUM to have it so.
     No variant under `root` changes before the new one is whole and verified. Raises ExportError, which names `source`.
     """
     if not re.fullmatch(r"sha256:[0-9a-f]{64}", digest):
         raise ExportError(f"the digest of {source} is given as {digest!r}, not as sha256: and 64 hex digits")
-    with naming(source), open_checkpoint(source) as checkpoint:
+    with naming(source), open_checkpoint(source, route) as checkpoint:
+        if isinstance(checkpoint, UnknownRepository):
+            from hearth_export.foreign import convert_foreign
+
+            return convert_foreign(checkpoint, digest, root, report, variant=variant, goal=goal)
         if isinstance(checkpoint, OnnxRepository):
             from hearth_export.ready import take
 

@@ -13,6 +13,7 @@ import onnx
 import onnxruntime as ort
 
 from hearth_export.bind import bind
+from hearth_export.checkpoint import Checkpoint
 from hearth_export.errors import BadCheckpoint, ExportError, UnsupportedModel
 from hearth_export.pipeline import EXTRA_BYTES, TOKENIZER_FILE, write_source
 from hearth_export.progress import Progress
@@ -32,8 +33,20 @@ TRIAL = (5, 4, 1, 1, 1)  # tokens evaluated at a time, behind each other
 TRIAL_COSINE = 0.95  # 8 bit activations see other maxima in other chunks; a cache that is not read gives far less
 
 
-def take(repository: OnnxRepository, digest: str, root: Path, report: Progress) -> str:
-    """Makes a variant of the repository's best graph under `root`; its directory's name. Raises ExportError."""
+def take(
+    repository: OnnxRepository,
+    digest: str,
+    root: Path,
+    report: Progress,
+    *,
+    described: Checkpoint | None = None,
+    owned: bool = False,
+) -> str:
+    """Makes a variant of the repository's best graph under `root`; its directory's name. Raises ExportError.
+
+    `described`: the checkpoint that the graph was made of, where that is another one. `owned`: nobody else will change
+    the files.
+    """
     name = repository.graphs[0]
     report("reading", 0, 0)
     skeleton = read_skeleton(repository.path / name)
@@ -43,7 +56,7 @@ def take(repository: OnnxRepository, digest: str, root: Path, report: Progress) 
     require_space(root if root.exists() else root.parent, total + EXTRA_BYTES)
     with staged(root) as stage:
         for path in files:
-            place(path, stage / path.name)
+            place(path, stage / path.name, owned=owned)
         binding, vocab_size = _tried(stage / files[0].name, skeleton, repository, report)
         tokenizer = build(repository)
         if binding.states:
@@ -52,7 +65,7 @@ def take(repository: OnnxRepository, digest: str, root: Path, report: Progress) 
         sizes = {path.name: path.stat().st_size for path in sorted(stage.iterdir())}
         info = _info(repository, digest, files[0].name, sizes, skeleton, binding, tokenizer, vocab_size)
         write_file(stage / VARIANT_FILE, msgspec.json.encode(info))
-        write_source(stage, root, repository)
+        write_source(stage, root, described or repository)
         publish(stage, root / info.name)
     return info.name
 
@@ -69,9 +82,9 @@ def graph_files(graph: Path, skeleton: onnx.ModelProto) -> list[Path]:
     return [graph, *(graph.parent / name for name in sorted(names))]
 
 
-def place(source: Path, target: Path) -> None:
+def place(source: Path, target: Path, *, owned: bool) -> None:
     """Gives a file of a store another name, which takes no space; copies what its owner may change."""
-    if source.is_symlink():
+    if owned or source.is_symlink():
         try:
             os.link(source.resolve(), target)
             return

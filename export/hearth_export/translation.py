@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from hearth_export.errors import BadCheckpoint, UnsupportedModel
+from hearth_export.errors import BadCheckpoint, UnknownModelType, UnsupportedModel
 
 # model_type of config.json -> the module whose translate(config, names) says it in GGUF's words
 MODEL_TYPES = {
@@ -90,7 +90,7 @@ def translate(config: Config, names: Collection[str]) -> Translation:
     module = MODEL_TYPES.get(model_type)
     if module is None:
         known = ", ".join(sorted(MODEL_TYPES))
-        raise UnsupportedModel(
+        raise UnknownModelType(
             f"config.json: model_type is '{model_type}', which the builder does not know (known: {known}); {OTHERWISE}"
         )
     refuse_quantized(config)

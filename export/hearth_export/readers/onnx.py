@@ -8,71 +8,44 @@ import re
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from types import MappingProxyType, TracebackType
-from typing import Any, Self, TypeVar, overload
+from types import MappingProxyType
+from typing import Any, TypeVar
 
-import msgspec
 import onnx
 
 from hearth_export.errors import BadCheckpoint, UnsupportedModel
 from hearth_export.ggml import Bytes
-from hearth_export.readers.gguf import MetaArray, TensorInfo, Value, typed_value
+from hearth_export.readers.gguf import MetaArray, TensorInfo
+from hearth_export.readers.repository import CONFIG, Repository, read_object, refuse_foreign
 from hearth_export.readers.skeleton import read_skeleton
-from hearth_export.sentences import sentence_metadata
 
 T = TypeVar("T", str, int, float, bool, MetaArray)
 
 FORMAT = "onnx"
-CONFIG, GENAI_CONFIG = "config.json", "genai_config.json"
+GENAI_CONFIG = "genai_config.json"
 DIRECTORIES = ("", "onnx/")
-MAX_FILE_BYTES = 64 << 20
 MAX_NAME = 256
-DEFAULT_CONTEXT = 2048  # tokens, where positions are not bounded by a table
 
 # Graphs that a CPU runs, the best first: few bytes and integer arithmetic, then floats. What only names bits of floats
 # is slow there, and comes last. The names are those of transformers.js and of Optimum.
 STEMS = ("model", "decoder_model_merged")
 ENDINGS = ("_q4", "_int8", "_quantized", "_uint8", "", "_fp16", "_q4f16", "_bnb4")
 
-# what one repository or another calls a number of config.json
-SYNONYMS = {
-    "context_length": ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_sequence_length",
-                       "seq_length"),
-    "embedding_length": ("hidden_size", "n_embd", "d_model", "dim"),
-    "block_count": ("num_hidden_layers", "n_layer", "num_layers", "n_layers"),
-    "attention.head_count": ("num_attention_heads", "n_head", "num_heads", "n_heads"),
-    "attention.head_count_kv": ("num_key_value_heads", "num_kv_heads", "n_head_kv"),
-    "attention.key_length": ("head_dim",),
-    "vocab_size": ("vocab_size",),
-}  # fmt: skip
 KEPT_OF_GENAI = ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id", "hidden_size", "num_attention_heads",
                  "num_hidden_layers", "num_key_value_heads")  # fmt: skip
-POSITIONS_AFTER_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet", "xmod", "data2vec-text")
 
 _FLOAT_NAMES = {onnx.TensorProto.FLOAT: "F32", onnx.TensorProto.FLOAT16: "F16", onnx.TensorProto.BFLOAT16: "BF16"}
 _INTEGER_NAMES = {onnx.TensorProto.INT8: "INT8", onnx.TensorProto.UINT8: "INT8"}
 
 
-class OnnxRepository:
+class OnnxRepository(Repository):
     """An open repository."""
 
     format = FORMAT
 
     def __init__(self, path: Path, graphs: list[str], config: dict[str, Any]) -> None:
-        self.path = path
+        super().__init__(path, config)
         self.graphs = graphs  # relative names, the best first
-        self.config = config
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Nothing is open between calls."""
 
     @cached_property
     def skeleton(self) -> onnx.ModelProto:
@@ -84,51 +57,9 @@ class OnnxRepository:
         """The matrices, those of MatMulNBits in their own shape."""
         return MappingProxyType({info.name: info for info in tensor_infos(self.skeleton.graph)})
 
-    @cached_property
-    def metadata(self) -> MappingProxyType[str, Value]:
-        """What config.json and sentence-transformers' files say, in GGUF's words."""
-        architecture = str(self.config.get("model_type") or "onnx")[:64]
-        found: dict[str, Value] = {"general.architecture": architecture}
-        for key, names in SYNONYMS.items():
-            if (number := self._number(names)) is not None:
-                found[f"{architecture}.{key}"] = number
-        if architecture in POSITIONS_AFTER_PADDING:  # the first positions of the table are padding's
-            length = found.get(f"{architecture}.context_length")
-            if isinstance(length, int):
-                found[f"{architecture}.context_length"] = max(1, length - 1 - self.pad_id)
-        found.setdefault(f"{architecture}.context_length", DEFAULT_CONTEXT)
-        return MappingProxyType(found | sentence_metadata(architecture, self.read_file))
-
     @property
-    def pad_id(self) -> int:
-        value = self.config.get("pad_token_id")
-        return value if type(value) is int and 0 <= value < 1 << 31 else 0
-
-    def fact(self, key: str, default: int = 0) -> int:
-        """A number of the model, by GGUF's name without the architecture."""
-        return self.get(f"{self.metadata['general.architecture']}.{key}", int, default)
-
-    @overload
-    def get(self, key: str, kind: type[T], default: T) -> T: ...
-    @overload
-    def get(self, key: str, kind: type[T], default: None = None) -> T | None: ...
-    def get(self, key: str, kind: type[T], default: T | None = None) -> T | None:
-        """The value, or `default` where the key is absent; BadCheckpoint where it has another type."""
-        return typed_value(self.path, self.metadata, key, kind, default)
-
-    def require(self, key: str, kind: type[T]) -> T:
-        """As `get`, but BadCheckpoint where the key is absent."""
-        value = self.get(key, kind)
-        if value is None:
-            raise BadCheckpoint(f"{self.path}: {CONFIG} does not say {key}")
-        return value
-
-    def tensor(self, name: str) -> TensorInfo:
-        """BadCheckpoint where there is no such tensor."""
-        info = self.tensors.get(name)
-        if info is None:
-            raise BadCheckpoint(f"{self.path}: tensor {name} is missing")
-        return info
+    def is_encoder(self) -> bool:
+        return all(value.name != "logits" for value in self.skeleton.graph.output)
 
     def rows(self, name: str, start: int, stop: int) -> Bytes:
         """Raises UnsupportedModel: weights in a graph stay as they are."""
@@ -136,43 +67,14 @@ class OnnxRepository:
             f"{self.path}: an ONNX graph is served as it is; take the model as safetensors or GGUF to change it"
         )
 
-    def release(self, name: str) -> None:
-        """Nothing is held."""
-
-    def release_all(self) -> None:
-        """Nothing is held."""
-
-    def read_file(self, name: str) -> bytes | None:
-        """A file of the directory; config.json, where there is none, from what genai_config.json says."""
-        raw = read_small(self.path / name.lstrip("/"))
-        return msgspec.json.encode(self.config) if raw is None and name == CONFIG else raw
-
-    def _number(self, names: tuple[str, ...]) -> int | None:
-        nested = self.config.get("text_config")
-        for values in (self.config, nested if isinstance(nested, dict) else {}):
-            for name in names:
-                value = values.get(name)
-                if value is not None:
-                    if type(value) is not int or not 0 < value < 1 << 31:
-                        raise BadCheckpoint(f"{self.path}: {CONFIG}: {name} is {str(value)[:64]}, no whole number")
-                    return value
-        return None
-
 
 def open_onnx(path: Path) -> OnnxRepository:
     """The repository at `path`. Raises BadCheckpoint and UnsupportedModel, which name the file."""
-    genai = _object(path, GENAI_CONFIG)
-    config = _object(path, CONFIG) or _of_genai(path, genai)
+    genai = read_object(path, GENAI_CONFIG)
+    config = read_object(path, CONFIG) or _of_genai(path, genai)
     if not config:
         raise BadCheckpoint(f"{path}: {CONFIG} is missing, so that nothing is known of the graph")
-    for sign in ("vision_config", "audio_config"):
-        if sign in config:
-            raise UnsupportedModel(f"{path}: {CONFIG} has {sign}: ready graphs are served for text alone")
-    if config.get("is_encoder_decoder") is True:
-        raise UnsupportedModel(
-            f"{path}: {CONFIG}: model_type '{str(config.get('model_type'))[:64]}' is an encoder with a decoder, "
-            "which cannot be served"
-        )
+    refuse_foreign(path, config)
     return OnnxRepository(path, list(_graphs(path, genai)), config)
 
 
@@ -234,32 +136,3 @@ def tensor_infos(graph: onnx.GraphProto) -> Iterator[TensorInfo]:
 
 def _bits(kind: str) -> int:
     return int(kind.lstrip("BFINT"))
-
-
-def _object(path: Path, name: str) -> dict[str, Any]:
-    raw = read_small(path / name)
-    if raw is None:
-        return {}
-    try:
-        value = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise BadCheckpoint(f"{path / name}: is no JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise BadCheckpoint(f"{path / name}: is no JSON object")
-    return value
-
-
-def read_small(path: Path) -> bytes | None:
-    """The content of a file, None where there is none. BadCheckpoint where it cannot be read or is too large."""
-    try:
-        if path.exists() and not path.is_file():  # a pipe would never end
-            raise BadCheckpoint(f"{path}: is no file")
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise BadCheckpoint(f"{path}: cannot be read: {error.strerror}") from error
-    if len(data) > MAX_FILE_BYTES:
-        raise BadCheckpoint(f"{path}: is larger than the {MAX_FILE_BYTES} bytes that such a file can have")
-    return data
