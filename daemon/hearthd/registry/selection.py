@@ -105,7 +105,8 @@ def _safetensors(files: Iterable[Listed]) -> list[Listed]:
     parts = [file for name, file in named.items() if _PART.fullmatch(name)]
     if parts and INDEX_OF_PARTS in named:
         return [*parts, named[INDEX_OF_PARTS]]
-    others = [file for name, file in named.items() if name.endswith(".safetensors") and not name.startswith(_OTHERS)]
+    endings = [file for name, file in named.items() if name.endswith(".safetensors") and not _PART.fullmatch(name)]
+    others = [file for file in endings if not file.name.startswith(_OTHERS)]
     return others if len(others) == 1 else []
 
 
