@@ -118,5 +118,5 @@ def test_failures_carry_the_servers_sentence(client: ollama.Client) -> None:
     with pytest.raises(ollama.ResponseError, match="model 'nope' not found") as failure:
         client.chat("nope", [ollama.Message(role="user", content="x")])
     assert failure.value.status_code == 404
-    with pytest.raises(ollama.ResponseError, match="not available in this version"):
-        client.embed(MODEL, "text")
+    with pytest.raises(ollama.ResponseError, match="the input length exceeds the context length"):
+        client.embed(MODEL, "word " * 3000, truncate=False, options={"num_ctx": 2048})
