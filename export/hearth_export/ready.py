@@ -30,7 +30,8 @@ from hearthd.store.variant import ENCODER, EXPORTER, VARIANT_FILE, Binding, Vari
 LOCATION = "location"  # of external_data
 POOLINGS = {1: "mean", 2: "cls", 3: "last"}  # `llama_pooling_type` in llama.cpp's llama.h
 TRIAL = (5, 4, 1, 1, 1)  # tokens evaluated at a time, behind each other
-TRIAL_COSINE = 0.95  # 8 bit activations see other maxima in other chunks; a cache that is not read gives far less
+TRIAL_COSINE = 0.95  # 8 bit activations see other maxima in other chunks
+TRIAL_SHARE = 0.5  # of what is lost where keys and values are not read
 
 
 def take(
@@ -148,10 +149,11 @@ def _try_decoder(graph: BoundGraph) -> int:
     first, _ = graph.step([0], 0, None)
     tokens = [(7919 * index + 11) % min(len(first), 1000) for index in range(sum(TRIAL))]
     whole, _ = graph.step(tokens, 0, None)
-    pieces = _in_pieces(graph, tokens)
+    pieces, forgotten = _in_pieces(graph, tokens)
     if not np.isfinite(whole).all() or not np.isfinite(pieces).all():
         raise UnsupportedModel("the graph computes logits that are not finite on a CPU; take another precision")
-    if (agreement := cosine(whole, pieces)) < TRIAL_COSINE:
+    agreement, error = cosine(whole, pieces), np.linalg.norm(whole - pieces)
+    if agreement < TRIAL_COSINE or error > TRIAL_SHARE * np.linalg.norm(whole - forgotten):
         raise UnsupportedModel(
             f"a text in pieces gives other logits than at once (cosine {agreement:.3f}): its keys and values are not "
             "used as they should be"
@@ -159,14 +161,17 @@ def _try_decoder(graph: BoundGraph) -> int:
     return len(whole)
 
 
-def _in_pieces(graph: BoundGraph, tokens: Sequence[int]) -> Floats:
+def _in_pieces(graph: BoundGraph, tokens: Sequence[int]) -> tuple[Floats, Floats]:
+    """The last token's logits, and what they would be if all before it had left only zeros."""
     states: list[Array] | None = None
-    done, row = 0, np.zeros(0, np.float32)
+    done, row, forgotten = 0, np.zeros(0, np.float32), np.zeros(0, np.float32)
     for size in TRIAL:
-        row, states = graph.step(tokens[done : done + size], done, states)
+        piece, zeros = tokens[done : done + size], [np.zeros_like(array) for array in states or ()]
+        forgotten, _ = graph.step(piece, done, zeros or None)
+        row, states = graph.step(piece, done, states)
         done += size
         states = [cut(state, array, done) for state, array in zip(graph.binding.states, states, strict=True)]
-    return row
+    return row, forgotten
 
 
 def _try_encoder(graph: BoundGraph) -> int:
