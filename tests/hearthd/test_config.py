@@ -92,6 +92,28 @@ def test_a_fault_shows_only_the_beginning_of_a_long_value() -> None:
     assert len(fault) < 300
 
 
+@pytest.mark.parametrize(
+    "text", ["hub.example", "https://user:word@hub.example", "https://hub.example/?q=1", "ftp://h"]
+)
+def test_an_endpoint_that_is_no_address_is_a_fault(text: str) -> None:
+    settings = load({"HEARTH_HUB_ENDPOINT": text})
+    assert settings.hub_endpoint == ""
+    assert "it takes http://host or https://host" in settings.faults[0]
+
+
+def test_the_hubs_own_variables_are_read() -> None:
+    settings = load({"HF_ENDPOINT": "https://hub.example/mirror/", "HF_TOKEN": " hf_secret "})
+    assert (settings.hub_endpoint, settings.hub_token) == ("https://hub.example/mirror", "hf_secret")
+
+
+@pytest.mark.parametrize("text", ["hf_secret", "hf_secret and more", "hf_secr\u00e9t"])
+def test_a_token_is_never_shown(text: str) -> None:
+    environ = {"HF_TOKEN": text}
+    settings = load(environ)
+    assert "hf_sec" not in config.settings_table(environ) + repr(settings) + "".join(settings.faults)
+    assert bool(settings.faults) == (text != "hf_secret")
+
+
 def test_every_fault_is_told() -> None:
     assert len(load({"HEARTH_KEEP_ALIVE": "soon", "OLLAMA_MAX_QUEUE": "many"}).faults) == 2
 

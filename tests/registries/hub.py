@@ -102,7 +102,11 @@ class Hub(MisbehavingRegistry):
 
     def _listing(self, name: str, repository: Repository) -> dict[str, Any]:
         files = [_sibling(path, data) for path, data in repository.files.items()]
-        about = {"gated": "auto" if repository.gated else False, "private": repository.private, "tags": []}
+        about: dict[str, Any] = {
+            "gated": "auto" if repository.gated else False,
+            "private": repository.private,
+            "tags": [],
+        }
         return {"_id": "1", "id": name, "modelId": name, "sha": repository.commit, "siblings": files, **about,
                 **self.listing}  # fmt: skip
 
