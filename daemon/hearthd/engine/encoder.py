@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import onnxruntime as ort
 from numpy.typing import NDArray
 
 from hearthd.engine.providers.provider import Provider
@@ -32,7 +33,7 @@ class EncoderSession:
         self.device = provider.device
         self.hidden_size = info.hidden_size
         self.num_batch = max(1, num_batch)
-        self.ort = provider.open(directory / info.graph)
+        self.ort = provider.open(directory / info.graph, wide=True)
 
     def vectors(self, texts: Texts) -> Floats:
         """(len(texts), hidden_size): the texts' vectors in their order, pooled as the checkpoint says, not normalised.
@@ -62,9 +63,18 @@ class EncoderSession:
         ids = np.zeros((len(texts), lengths.max()), np.int64)
         for row, text in zip(ids, texts, strict=True):
             row[: len(text)] = text
-        (vectors,) = self.ort.run([variant.EMBEDDINGS], {variant.INPUT_IDS: ids, variant.LENGTHS: lengths})
+        feeds = {variant.INPUT_IDS: ids, variant.LENGTHS: lengths}
+        (vectors,) = self.ort.run([variant.EMBEDDINGS], feeds, self._options(ids.size))
         result: Floats = vectors
         return result
+
+    def _options(self, num_tokens: int) -> ort.RunOptions | None:
+        """Of a step: what one long text took goes back when it is done, what every step takes is kept."""
+        if num_tokens <= self.num_batch:
+            return None
+        options = ort.RunOptions()
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        return options
 
 
 def side_by_side(lengths: Sequence[int], num_batch: int) -> Iterator[list[int]]:

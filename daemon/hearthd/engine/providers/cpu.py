@@ -27,8 +27,15 @@ class CpuProvider:
     def device(self) -> str:
         return f"CPU, {self.num_threads} threads"
 
-    def open(self, graph: Path) -> ort.InferenceSession:
-        return self._session(graph, self._options())
+    def open(self, graph: Path, *, wide: bool = False) -> ort.InferenceSession:
+        options = self._options()
+        if wide:
+            options.enable_cpu_mem_arena = True
+            # weights stay out of the arena, which would round their sizes up
+            options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
+            # where a node takes a millisecond, a thread that waits awake gains nothing and holds a core of others
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        return self._session(graph, options)
 
     def save_packed(self, graph: Path, target: Path) -> bool:
         """As Provider.save_packed; the data goes to a file beside `target`, named after it."""

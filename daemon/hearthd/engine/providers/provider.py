@@ -39,8 +39,11 @@ class Provider(Protocol):
     def prefill_chunk(self) -> int:
         """Tokens of a prompt that are best evaluated at once."""
 
-    def open(self, graph: Path) -> ort.InferenceSession:
-        """A session whose every node runs where the provider says. Errors are ONNX Runtime's own."""
+    def open(self, graph: Path, *, wide: bool = False) -> ort.InferenceSession:
+        """A session whose every node runs where the provider says. Errors are ONNX Runtime's own.
+
+        `wide`: its steps are few, long and about as large as each other, so their memory is kept for the next one.
+        """
 
     def save_packed(self, graph: Path, target: Path) -> bool:
         """Writes the graph to `target` with its weights as this device wants them; False where it has no such form."""
