@@ -33,9 +33,9 @@ class Weights:
         """x @ W.T (+ bias, where the checkpoint has any) as the value `name`."""
         return multiply(self.graph, name, x, self.plan(name, parts, layout), self.bias(name, parts))
 
-    def fused(self, name: str, x: str, parts: tuple[Part, ...], num_inputs: int) -> list[str]:
-        """The products of x with the parts: one value where all are held alike, else one a part."""
-        layouts = [self.layout(part, num_inputs) for part in parts]
+    def fused(self, name: str, x: str, parts: tuple[Part, ...], num_inputs: int, goal: Goal | None = None) -> list[str]:
+        """The products of x with the parts, held for `goal`: one value where all are held alike, else one a part."""
+        layouts = [self.layout(part, num_inputs, goal) for part in parts]
         if len(set(layouts)) == 1:
             return [self.linear(name, x, parts, layouts[0])]
         return [self.linear(f"{name}.{i}", x, (part,), layouts[i]) for i, part in enumerate(parts)]
