@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import msgspec
@@ -19,7 +17,7 @@ from hearth_export.readers.onnx import open_onnx
 from hearth_export.readers.unknown import UnknownRepository
 from hearth_export.ready import take
 from hearthd.memory import read_memory
-from hearthd.store.removal import clear_abandoned
+from hearthd.store.removal import clear_abandoned, unfinished
 
 MODULE = "hearth_export.optimum_route"
 NEEDED = 6  # times the size of the weights as float32, of memory; seen: 5.3
@@ -46,8 +44,7 @@ def convert_foreign(
     report("reading", 0, 0)
     _require_room(repository, root)
     clear_abandoned(root)
-    with tempfile.TemporaryDirectory(prefix=f".tmp-{os.getpid()}-optimum-", dir=root) as directory:
-        out = Path(directory)
+    with unfinished(root) as out:
         _run(repository, out, bits, report)
         return take(open_onnx(out), digest, root, report, described=repository, owned=True)
 
@@ -71,14 +68,15 @@ def _require_room(repository: UnknownRepository, root: Path) -> None:
 def _run(repository: UnknownRepository, out: Path, bits: int, report: Progress) -> None:
     """Raises ExportError with the child's sentence, or with how it ended."""
     command = [sys.executable, "-m", MODULE, str(repository.path), str(out), f"--bits={bits}"]
-    with (out / WORDS).open("wb") as words:
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=words)
+    with (
+        (out / WORDS).open("wb") as words,
+        subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=words) as child,
+    ):
         try:
             last = _relay(child, report)
             status = child.wait()
         finally:
             child.kill()
-            child.wait()
     if last.error:
         raise ExportError(last.error)
     if status or last.result is None:

@@ -8,8 +8,10 @@ and what it does several times the model.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -27,11 +29,13 @@ from hearth_export.ready import cosine, open_graph
 from hearth_export.sentences import LENGTH_FILE, MODULES
 from hearthd.engine.bound import BoundGraph, Floats
 
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 GRAPH, DATA = "model.onnx", "model.onnx.data"
 MIN_EXTERNAL_BYTES = 1024
 TASKS = {False: "text-generation-with-past", True: "feature-extraction"}  # by is_encoder
-# what the quantized graph's output must have in common with the float one's, by bits; 0: fusion alone
-LEAST_COSINE = {0: 0.9999, 8: 0.995, 4: 0.9}
+# What the quantized graph's output must have in common with the float one's, by bits; 0: fusion alone. A matrix in a
+# wrong order leaves next to nothing in common; int8 activations take their share from narrow models.
+LEAST_COSINE = {0: 0.9999, 8: 0.97, 4: 0.85}
 TOKENS = 48
 MISSING = "the Optimum route needs the extra: pip install 'hearthd[export]' ({} is missing)"
 
@@ -46,6 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--bits", type=int, choices=(0, 4, 8), default=8)
     options = parser.parse_args(arguments)
     say = _speaker()
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # who started it has its directory, and removes that
     try:
         make(open_unknown(options.source), options.out, options.bits, say)
     except ExportError as error:

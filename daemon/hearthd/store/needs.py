@@ -62,6 +62,8 @@ def needs(
         return Needs(runner_bytes, 0, 0, 0, CODE_BYTES)
     if info.kind == ENCODER:
         return _encoder_needs(info, runner_bytes, num_ctx=num_ctx, num_batch=num_batch, pinned=pinned)
+    if info.binding is not None:
+        return _bound_needs(info, runner_bytes, num_ctx=num_ctx, num_slots=num_slots, num_batch=num_batch)
     step_bytes = STEP_BYTES + STEP_BUFFERS * min(num_batch, CHUNK_TOKENS) * info.hidden_size * FLOAT_BYTES
     return Needs(
         runner_bytes=runner_bytes,
@@ -69,6 +71,21 @@ def needs(
         table_bytes=2 * num_ctx * sum(len(rope.inv_freq) for rope in info.ropes) * FLOAT_BYTES,
         kv_bytes=num_slots * num_ctx * info.kv_bytes(kv_type),
         work_bytes=CODE_BYTES + step_bytes + num_slots * info.vocab_size * FLOAT_BYTES,
+    )
+
+
+def _bound_needs(info: VariantInfo, runner_bytes: int, *, num_ctx: int, num_slots: int, num_batch: int) -> Needs:
+    """A graph that was not made here: every token of a step has logits, and a step that is not in place has keys and
+    values of its sequence twice."""
+    chunk = min(num_batch, CHUNK_TOKENS)
+    step_bytes = STEP_BYTES + STEP_BUFFERS * chunk * info.hidden_size * FLOAT_BYTES
+    logits_bytes = (chunk + num_slots) * info.vocab_size * FLOAT_BYTES
+    return Needs(
+        runner_bytes=runner_bytes,
+        weight_bytes=_weight_bytes(info),
+        table_bytes=0,
+        kv_bytes=(num_slots + 1) * num_ctx * info.kv_bytes(),
+        work_bytes=CODE_BYTES + step_bytes + logits_bytes,
     )
 
 
