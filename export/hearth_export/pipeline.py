@@ -13,6 +13,7 @@ from hearth_export import verify
 from hearth_export.checkpoint import Checkpoint, Tensors, open_checkpoint
 from hearth_export.decoder import Decoder
 from hearth_export.encoder import Encoder
+from hearth_export.encodercheck import check_encoder
 from hearth_export.errors import ExportError, naming
 from hearth_export.expertcheck import check_experts
 from hearth_export.graph import Graph
@@ -128,6 +129,7 @@ def _write_graphs(stage: Path, builder: Builder, spec: ModelSpec | EncoderSpec) 
     model = builder.graph.model(f"hearth {__version__}")
     write_file(stage / GRAPH_FILE, model.SerializeToString())
     if isinstance(spec, EncoderSpec):
+        check_encoder(stage / GRAPH_FILE, spec, builder.graph.data_bytes)
         return {}
     write_file(stage / INT8_KV_GRAPH_FILE, with_int8_cache(model, spec).SerializeToString())
     check_attention(stage / GRAPH_FILE, stage / INT8_KV_GRAPH_FILE, spec)
