@@ -3,7 +3,9 @@
     python -m bench.embeddings [ROUNDS]
 
 Beside this engine's variants: ONNX Runtime as it comes on the graph that Optimum exports, given the same texts
-batched in the same way, and llama.cpp's embedding server on GGUF files of the same checkpoint. Vectors are compared.
+batched in the same way and as many threads, and llama.cpp's embedding server on GGUF files of the same checkpoint.
+The daemon is asked over HTTP, as llama.cpp is, but for texts, which it makes tokens of; llama.cpp gets the tokens.
+Vectors are compared. Two minutes on two cores that do nothing else.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from bench.engines import MODEL, Daemon
 from bench.workload import NUM_THREADS, PROSE
 from hearth_export.pipeline import convert
 from hearth_export.precision import Goal
@@ -37,11 +41,26 @@ from hearthd.store.variant import read_variant
 ROUNDS = 7
 LONGEST = 256  # tokens of a text, where sentence-transformers cuts this model's
 SLOTS, CONTEXT = 4, 512
-PLAIN, PLAIN_LARGE = "ONNX Runtime, float export", "the same, 4096 tokens at once"
+PLAIN = "ONNX Runtime, float export"
 
 Floats = NDArray[np.float32]
 Ids = list[list[int]]
-Engine = Callable[[Ids], Floats]
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """Texts, and their tokens, cut to LONGEST."""
+
+    words: list[str]
+    ids: Ids
+
+    @property
+    def num_tokens(self) -> int:
+        """Of all texts, without padding."""
+        return sum(map(len, self.ids))
+
+
+Engine = Callable[[Texts], Floats]
 
 
 def checkpoint() -> Path:
@@ -52,8 +71,8 @@ def checkpoint() -> Path:
     return Path(package.origin).parent / "model"
 
 
-def workloads(directory: Path) -> dict[str, Ids]:
-    """Texts as token ids: short sentences, all lengths mixed, passages of LONGEST tokens."""
+def workloads(directory: Path) -> dict[str, Texts]:
+    """Texts by what they are: short sentences, all lengths mixed, passages of LONGEST tokens."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
@@ -61,17 +80,17 @@ def workloads(directory: Path) -> dict[str, Ids]:
     tokenizer.enable_truncation(LONGEST)
     words, chance = PROSE.read_text().split(), random.Random(0)
 
-    def pieces(count: int, length: Callable[[], int]) -> Ids:
+    def pieces(count: int, length: Callable[[], int]) -> Texts:
         texts = []
         for _ in range(count):
             start = chance.randrange(len(words) // 3)
             texts.append(" ".join((words * 2)[start : start + length()]))
-        return [encoding.ids for encoding in tokenizer.encode_batch(texts)]
+        return Texts(texts, [encoding.ids for encoding in tokenizer.encode_batch(texts)])
 
     return {
-        "short sentences": pieces(256, lambda: chance.randint(5, 20)),
-        "mixed lengths": pieces(96, lambda: int(2 ** chance.uniform(2, 7.6))),
-        "passages of 256 tokens": pieces(24, lambda: 400),
+        "short sentences": pieces(160, lambda: chance.randint(5, 20)),
+        "mixed lengths": pieces(40, lambda: int(2 ** chance.uniform(2, 7.6))),
+        "passages of 256 tokens": pieces(12, lambda: 400),
     }
 
 
@@ -80,20 +99,24 @@ def ours(source: Path, folder: Path, goal: Goal) -> Engine:
     name = convert(source, "sha256:" + 64 * "0", folder, goal, lambda stage, done, total: None)
     info = read_variant(folder / name)
     assert info is not None
-    return EncoderSession(folder / name, info, load_provider(info.provider, NUM_THREADS)).vectors
+    session = EncoderSession(folder / name, info, load_provider(info.provider, NUM_THREADS))
+    return lambda texts: session.vectors(texts.ids)
 
 
 def plain(source: Path, folder: Path, num_batch: int) -> Engine:
-    """ONNX Runtime with its default options on what Optimum exports, pooled with NumPy."""
+    """ONNX Runtime with its default options but NUM_THREADS on what Optimum exports, pooled with NumPy."""
     import onnxruntime as ort
 
     graph = folder / "optimum" / "model.onnx"
     if not graph.exists():
         export = ["optimum-cli", "export", "onnx", "-m", str(source), "--task", "feature-extraction", str(graph.parent)]
         subprocess.run(export, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=300)
-    session = ort.InferenceSession(str(graph))
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = NUM_THREADS
+    session = ort.InferenceSession(str(graph), options)
 
-    def embed(texts: Ids) -> Floats:
+    def embed(workload: Texts) -> Floats:
+        texts = workload.ids
         vectors: list[Any] = [None] * len(texts)
         for group in side_by_side([len(text) for text in texts], num_batch):
             longest = max(len(texts[index]) for index in group)
@@ -109,6 +132,24 @@ def plain(source: Path, folder: Path, num_batch: int) -> Engine:
         return np.stack(vectors).astype(np.float32)
 
     return embed
+
+
+class Served:
+    """The daemon with the model created from the checkpoint's directory, asked for vectors of texts."""
+
+    def __init__(self, source: Path, models: Path) -> None:
+        self._daemon = Daemon(models, HEARTH_NUM_THREADS=str(NUM_THREADS), HEARTH_KEEP_ALIVE="-1")
+        self._daemon.create(source)
+        self._client = httpx.Client(base_url=f"http://127.0.0.1:{self._daemon.port}", trust_env=False, timeout=300)
+
+    def __call__(self, texts: Texts) -> Floats:
+        answer = self._client.post("/api/embed", json={"model": MODEL, "input": texts.words}).raise_for_status().json()
+        return np.array(answer["embeddings"], np.float32)
+
+    def close(self) -> None:
+        """Ends the daemon."""
+        self._client.close()
+        self._daemon.stop()
 
 
 class LlamaCpp:
@@ -138,8 +179,8 @@ class LlamaCpp:
             base_url=f"http://127.0.0.1:{json.loads(line)['port']}", trust_env=False, timeout=300
         )
 
-    def __call__(self, texts: Ids) -> Floats:
-        answer = self._client.post("/v1/embeddings", json={"input": texts, "model": "x"}).raise_for_status().json()
+    def __call__(self, texts: Texts) -> Floats:
+        answer = self._client.post("/v1/embeddings", json={"input": texts.ids, "model": "x"}).raise_for_status().json()
         return np.array([entry["embedding"] for entry in answer["data"]], np.float32)
 
     def close(self) -> None:
@@ -161,13 +202,13 @@ def main(rounds: int) -> None:
     texts = workloads(source)
     with tempfile.TemporaryDirectory(prefix="hearth-bench-") as name:
         folder = Path(name)
-        servers = {f"llama.cpp server, {kind}": LlamaCpp(source, folder, kind) for kind in ("F16", "Q8_0")}
+        servers: dict[str, Served | LlamaCpp] = {"hearth, int8, HTTP": Served(source, folder / "models")}
+        servers |= {f"llama.cpp server, {kind}": LlamaCpp(source, folder, kind) for kind in ("F16", "Q8_0")}
         try:
             engines: dict[str, Engine] = {
                 "hearth, int8": ours(source, folder, Goal.BYTES),
                 "hearth, float": ours(source, folder, Goal.FLOAT),
                 PLAIN: plain(source, folder, NUM_BATCH),
-                PLAIN_LARGE: plain(source, folder, 4096),
                 **servers,
             }
             show(engines, texts, measure(engines, texts, rounds))
@@ -176,29 +217,30 @@ def main(rounds: int) -> None:
                 server.close()
 
 
-def measure(engines: dict[str, Engine], texts: dict[str, Ids], rounds: int) -> dict[tuple[str, str], list[float]]:
+def measure(engines: dict[str, Engine], texts: dict[str, Texts], rounds: int) -> dict[tuple[str, str], list[float]]:
     """Seconds a round, by engine and texts. The first round warms up and does not count."""
     seconds: dict[tuple[str, str], list[float]] = defaultdict(list)
     for number in range(rounds + 1):
-        for kind, ids in texts.items():
+        for kind, workload in texts.items():
             for name, embed in engines.items():
                 started = time.perf_counter()
-                embed(ids)
+                embed(workload)
                 if number:
                     seconds[name, kind].append(time.perf_counter() - started)
     return seconds
 
 
-def show(engines: dict[str, Engine], texts: dict[str, Ids], seconds: dict[tuple[str, str], list[float]]) -> None:
+def show(engines: dict[str, Engine], texts: dict[str, Texts], seconds: dict[tuple[str, str], list[float]]) -> None:
     """Tokens a second, the ratio of this engine's int8 variant to each, and how alike vectors are."""
     first = next(iter(engines))
     table = Table("tokens/s (int8 by it; least cosine with the float export)", *texts)
+    reference = {kind: engines[PLAIN](workload) for kind, workload in texts.items()}
     for name, embed in engines.items():
         cells = []
-        for kind, ids in texts.items():
-            speed = sum(map(len, ids)) / statistics.median(seconds[name, kind])
+        for kind, workload in texts.items():
+            speed = workload.num_tokens / statistics.median(seconds[name, kind])
             ratio = statistics.median(_ratios(seconds[name, kind], seconds[first, kind]))
-            cells.append(f"{speed:.0f} ({ratio:.2f}; {least_cosine(embed(ids), engines[PLAIN](ids)):.5f})")
+            cells.append(f"{speed:.0f} ({ratio:.2f}; {least_cosine(embed(workload), reference[kind]):.5f})")
         table.add_row(name, *cells)
     Console(width=140).print(table)
 
