@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 import onnx
@@ -131,7 +132,7 @@ def _dtype(value: ort.NodeArg) -> str:
 
 
 def _in_place(graph: onnx.GraphProto, states: list[State]) -> bool:
-    """Whether every layer's keys and values go through one GroupQueryAttention from past to present."""
+    """Whether every layer's keys and values go through one GroupQueryAttention, and nowhere else."""
     pairs = {
         pair
         for node in graph.node
@@ -139,4 +140,7 @@ def _in_place(graph: onnx.GraphProto, states: list[State]) -> bool:
         for pair in zip(node.input[3:5], node.output[1:3], strict=False)
     }
     shapes = {tuple(state.shape) for state in states}
-    return len(shapes) == 1 and all((state.past, state.present) in pairs for state in states)
+    uses = Counter(name for node in graph.node for name in node.input)
+    return len(shapes) == 1 and all(
+        (state.past, state.present) in pairs and uses[state.past] == 1 and state.shape[1] == -1 for state in states
+    )

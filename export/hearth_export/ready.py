@@ -31,6 +31,7 @@ LOCATION = "location"  # of external_data
 POOLINGS = {1: "mean", 2: "cls", 3: "last"}  # `llama_pooling_type` in llama.cpp's llama.h
 TRIAL = (5, 4, 1, 1, 1)  # tokens evaluated at a time, behind each other
 TRIAL_COSINE = 0.95  # 8 bit activations see other maxima in other chunks
+BATCH_COSINE = 0.999
 TRIAL_SHARE = 0.5  # of what is lost where keys and values are not read
 
 
@@ -118,7 +119,10 @@ def _tried(graph: Path, skeleton: onnx.ModelProto, repository: OnnxRepository, r
     try:
         binding = bind(session, skeleton.graph, heads, repository.pad_id)
         bound = BoundGraph(session, binding)
-        return binding, _try_decoder(bound) if binding.states else _try_encoder(bound)
+        if not binding.states:
+            return binding, _try_encoder(bound)
+        num_logits = _try_decoder(bound)
+        return msgspec.structs.replace(binding, is_batched=binding.in_place and _batches(bound)), num_logits
     except UnsupportedModel as error:
         raise UnsupportedModel(f"{repository.graphs[0]}: {error}") from None
     except Exception as error:  # ONNX Runtime's classes have no base of their own
@@ -172,6 +176,28 @@ def _in_pieces(graph: BoundGraph, tokens: Sequence[int]) -> tuple[Floats, Floats
         done += size
         states = [cut(state, array, done) for state, array in zip(graph.binding.states, states, strict=True)]
     return row, forgotten
+
+
+def _batches(graph: BoundGraph) -> bool:
+    """Whether sequences of different lengths may share a step, padded behind their ends."""
+    tokens, pasts = [11, 7, 5, 3, 2, 1], (5, 2)
+    rows, held = [], []
+    for past in pasts:
+        _, states = graph.step(tokens[:past], 0, None)
+        held.append([np.pad(array, _behind(array, max(pasts) - past)) for array in states])
+        rows.append(graph.step(tokens[past : past + 1], past, states)[0])
+    feeds = graph.feeds(np.array([[tokens[past]] for past in pasts], np.int64), pasts)
+    feeds |= {state.past: np.concatenate(both) for state, *both in zip(graph.binding.states, *held, strict=True)}
+    try:
+        (together,) = graph.ort.run([graph.binding.output], feeds)
+    except Exception:  # ONNX Runtime's classes have no base of their own
+        return False
+    return cosine(np.stack(rows), together.reshape(len(pasts), -1)) > BATCH_COSINE
+
+
+def _behind(array: Array, count: int) -> list[tuple[int, int]]:
+    """np.pad's widths for so many positions more, (B, heads, positions, size)."""
+    return [(0, count if axis == 2 else 0) for axis in range(array.ndim)]
 
 
 def _try_encoder(graph: BoundGraph) -> int:

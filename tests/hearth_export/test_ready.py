@@ -86,7 +86,7 @@ def test_variant_says_what_the_graph_and_the_config_say(tmp_path: Path) -> None:
     assert (info.num_layers, info.num_kv_heads, info.head_dim, info.kv_dtype) == (1, 2, 16, "float32")
     assert (info.context_length, info.vocab_size, info.hidden_size) == (POSITIONS, VOCAB, HIDDEN)
     assert (info.bos_id, set(info.eos_ids)) == (1, {0, 2})
-    assert info.binding is not None and info.binding.in_place
+    assert info.binding is not None and info.binding.in_place and info.binding.is_batched
     assert (
         set(info.files)
         == {"model.onnx", "tokenizer.json"}
@@ -95,6 +95,12 @@ def test_variant_says_what_the_graph_and_the_config_say(tmp_path: Path) -> None:
     about = read_source(tmp_path / "out" / SOURCE_FILE)
     assert about is not None and about.format == "onnx" and about.file_type == "F32"
     assert about.chat_template is not None
+
+
+def test_cache_whose_length_counts_is_not_kept_in_place(tmp_path: Path) -> None:
+    source = write_repository(tmp_path / "repo", {"model.onnx": decoder(grouped=True, positions=False)})
+    _, info = taken(source, tmp_path / "out")
+    assert info.binding is not None and not info.binding.in_place
 
 
 def test_best_graph_for_a_cpu_is_taken(tmp_path: Path) -> None:

@@ -91,10 +91,12 @@ def _open_bound(
 
         encoder = PlainEncoder(directory, info, binding, provider, num_batch=load.num_batch)
         return Opened(info, tokenizer.result(), None, encoder=encoder)
+    from hearthd.engine.inplace import InPlaceSession
     from hearthd.engine.plain import PlainSession
 
+    session_class = InPlaceSession if binding.in_place else PlainSession
     num_ctx, num_slots = window(load.num_ctx, info), load.num_slots
-    session = PlainSession(
+    session = session_class(
         directory, info, binding, provider, num_ctx=num_ctx, num_batch=load.num_batch, num_slots=num_slots
     )
     return Opened(info, tokenizer.result(), session)

@@ -95,6 +95,7 @@ class Binding(msgspec.Struct, frozen=True, kw_only=True):
     output: str  # a decoder's logits (B, S, V), (B, 1, V) or (B, V); an encoder's states (B, S, H) or vectors (B, H)
     states: list[State] = []  # keys and values, layer by layer
     in_place: bool = False  # pasts and presents may be one buffer, (B, num_kv_heads, L, D)
+    is_batched: bool = False  # in place, sequences of different lengths may share a step
     pad_id: int = 0  # what fills a row of input_ids behind its text
 
 
