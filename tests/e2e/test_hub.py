@@ -13,6 +13,7 @@ import pytest
 
 from hearthd.store import media
 from tests.e2e.daemon import eventually, running
+from tests.hearth_export.ready_graphs import decoder, write_repository
 from tests.registries.hub import Hub, loopback_hub
 from tests.registries.misbehaving import MANIFEST_TYPE, digest_of, misbehaving, truncated
 from tests.tiny_directory import write_tiny_directory
@@ -99,6 +100,22 @@ def test_a_pull_killed_with_the_daemon_goes_on_where_it_was(tmp_path: Path) -> N
 def _pull_until_killed(url: str, name: str) -> None:
     with suppress(httpx.TransportError):
         httpx.post(f"{url}/api/pull", json={"model": name}, timeout=60, trust_env=False)
+
+
+def test_of_ready_graphs_one_is_pulled_and_writes(tmp_path: Path) -> None:
+    graphs = {"onnx/model.onnx": decoder(), "onnx/model_fp16.onnx": decoder(), "onnx/model_quantized.onnx": decoder()}
+    source = write_repository(tmp_path / "repository", graphs)
+    (source / "onnx" / "model_fp16.onnx").write_bytes(b"of no use on this device")
+    name = "hf.co/onnx-community/tiny-ONNX"
+    with loopback_hub() as hub:
+        hub.publish("onnx-community/tiny-ONNX", source)
+        with running(tmp_path, **settings(hub)) as daemon:
+            lines = daemon.lines("/api/pull", model=name)
+            assert lines[-1] == {"status": "success"}, lines
+            answer = daemon.post("/api/generate", model=name, prompt="x", stream=False, options={"num_predict": 3})
+            assert answer.json()["eval_count"] == 3
+            assert daemon.post("/api/show", model=name).json()["details"]["format"] == "onnx"
+        assert {path.rpartition("/")[2] for path in hub.paths(".onnx")} == {"model_quantized.onnx"}
 
 
 def test_all_minilm_is_pulled_from_the_hub_and_embeds(tmp_path: Path) -> None:
