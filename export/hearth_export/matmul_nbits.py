@@ -77,7 +77,7 @@ class _Quantizer:
         inputs = [flat, node.input[1], scales]
         return [
             helper.make_node(
-                "GatherBlockQuantized", inputs, node.output, f"{node.name}.quantized", domain=DOMAIN,
+                "GatherBlockQuantized", inputs, node.output, f"{node.output[0]}.quantized", domain=DOMAIN,
                 gather_axis=0, quantize_axis=1, block_size=BLOCK, bits=8,
             )
         ]  # fmt: skip
@@ -95,7 +95,7 @@ class _Quantizer:
         bits = self._bits_of(codes, rows.shape[1])
         made = [
             helper.make_node(
-                "MatMulNBits", [node.input[0], codes, scales], [product], f"{node.name}.quantized", domain=DOMAIN,
+                "MatMulNBits", [node.input[0], codes, scales], [product], f"{node.output[0]}.quantized", domain=DOMAIN,
                 N=rows.shape[0], K=rows.shape[1], bits=bits, block_size=BLOCK, accuracy_level=INT8_ACCURACY,
             )
         ]  # fmt: skip
