@@ -32,6 +32,7 @@ class Decoder:
     def __init__(self, spec: ModelSpec, tensors: Tensors, goal: Goal, graph: Graph) -> None:
         self.spec = spec
         self.graph = graph
+        graph.fine = goal is Goal.FIDELITY
         self.weights = Weights(tensors, goal, graph)
 
     @property
@@ -142,7 +143,7 @@ class Decoder:
 
     def _logits(self, name: str, normed: str, embedding: Matrix) -> str:
         if self.spec.tied_head:
-            return multiply(self.graph, name, normed, embedding)
+            return multiply(self.graph, name, normed, embedding, flat=True)
         part = Part("output.weight", self.spec.vocab_size)
         layout = self.weights.layout(part, self.spec.hidden_size, HEAD_GOAL)
-        return self.weights.linear(name, normed, (part,), layout)
+        return self.weights.linear(name, normed, (part,), layout, flat=True)

@@ -47,6 +47,12 @@ class Graph:
     data_bytes: int = 0
     values: set[str] = field(default_factory=set)  # all that nodes have produced so far
     constants: set[str] = field(default_factory=set)
+    opset: int = OPSET
+    fine: bool = False  # whether what int8 rounds away of activations is multiplied too
+
+    def require_opset(self, opset: int) -> None:
+        """Nodes of this version of ONNX's operators are in the graph."""
+        self.opset = max(self.opset, opset)
 
     def node(
         self,
@@ -98,5 +104,5 @@ class Graph:
     def model(self, producer: str) -> onnx.ModelProto:
         """The finished model; its external bytes are the caller's to write."""
         graph = helper.make_graph(self.nodes, "decoder", self.inputs, self.outputs, self.initializers)
-        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
+        opsets = [helper.make_opsetid("", self.opset), helper.make_opsetid(MICROSOFT, 1)]
         return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name=producer)

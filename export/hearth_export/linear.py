@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hearth_export.activations import coarse_and_fine, summed
 from hearth_export.graph import MICROSOFT, Graph
 from hearth_export.precision import Holder, Layout
 from hearth_export.quantize import Matrix
@@ -9,11 +10,11 @@ from hearth_export.quantize import Matrix
 ACCURACY_INT8 = 4  # MatMulNBits quantizes activations to int8; its float path is many times slower at one row
 
 
-def multiply(graph: Graph, name: str, x: str, matrix: Matrix, bias: str = "") -> str:
-    """x @ W.T (+ bias) as the value `name`; x is (.., K), the result (.., N)."""
+def multiply(graph: Graph, name: str, x: str, matrix: Matrix, bias: str = "", *, flat: bool = False) -> str:
+    """x @ W.T (+ bias) as the value `name`; x is (B, S, K), or (R, K) where it is `flat`, the result (.., N)."""
     if matrix.layout.holder is Holder.FLOAT:
         return _floats(graph, name, x, matrix, bias)
-    product = _codes(graph, f"{name}.codes_only" if matrix.offsets else name, name, x, matrix, bias)
+    product = _product(graph, f"{name}.codes_only" if matrix.offsets else name, name, x, matrix, bias, flat)
     if matrix.offsets is None:
         return product
     shape = [matrix.num_outputs, matrix.layout.num_offsets]
@@ -21,6 +22,16 @@ def multiply(graph: Graph, name: str, x: str, matrix: Matrix, bias: str = "") ->
     means = _means(graph, x, matrix.layout.block)
     term = graph.node("FusedMatMul", f"{name}.offset_term", [means, offsets], domain=MICROSOFT, transB=1)
     return graph.node("Add", name, [product, term])
+
+
+def _product(graph: Graph, output: str, name: str, x: str, matrix: Matrix, bias: str, flat: bool) -> str:
+    layout = matrix.layout
+    if not graph.fine or layout.holder is Holder.AUGAP:
+        return _codes(graph, output, name, x, matrix, bias)
+    pairs = coarse_and_fine(graph, x, layout.num_inputs, layout.block, flat=flat)
+    unbiased = f"{output}.weights_only" if bias else output
+    summed(graph, unbiased, _codes(graph, f"{output}.of_both", name, pairs, matrix, ""))
+    return graph.node("Add", output, [unbiased, bias]) if bias else output
 
 
 def _floats(graph: Graph, name: str, x: str, matrix: Matrix, bias: str) -> str:

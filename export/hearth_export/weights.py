@@ -29,9 +29,9 @@ class Weights:
         """Whether the checkpoint has a tensor of this name."""
         return name in self.tensors.tensors
 
-    def linear(self, name: str, x: str, parts: tuple[Part, ...], layout: Layout) -> str:
-        """x @ W.T (+ bias, where the checkpoint has any) as the value `name`."""
-        return multiply(self.graph, name, x, self.plan(name, parts, layout), self.bias(name, parts))
+    def linear(self, name: str, x: str, parts: tuple[Part, ...], layout: Layout, *, flat: bool = False) -> str:
+        """x @ W.T (+ bias, where the checkpoint has any) as the value `name`; x (B, S, K), or (R, K) if `flat`."""
+        return multiply(self.graph, name, x, self.plan(name, parts, layout), self.bias(name, parts), flat=flat)
 
     def fused(self, name: str, x: str, parts: tuple[Part, ...], num_inputs: int, goal: Goal | None = None) -> list[str]:
         """The products of x with the parts, held for `goal`: one value where all are held alike, else one a part."""

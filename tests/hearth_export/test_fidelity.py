@@ -10,7 +10,7 @@ import tokenizers
 from numpy.typing import NDArray
 
 from hearth_export.precision import Goal
-from tests.hearth_export.converted import converted, decode_logits, info_of, prefill_logits
+from tests.hearth_export.converted import converted, decode_logits, info_of, opened, prefill_logits
 from tests.hearth_export.float_llama import FloatLlama, divergence, perplexity
 
 Floats = NDArray[np.float32]
@@ -55,6 +55,27 @@ def test_float_variant_predicts_the_same_tokens(
     candidate = prefill_logits(converted(smollm2_gguf, tmp_path, Goal.FLOAT), prose)
     assert divergence(reference, candidate) <= 1e-6
     assert (candidate.argmax(-1) == reference.argmax(-1)).mean() >= 0.99
+
+
+def test_variant_for_fidelity_predicts_the_same_tokens(
+    smollm2_gguf: Path, tmp_path: Path, prose: list[int], reference: Floats
+) -> None:
+    directory = converted(smollm2_gguf, tmp_path, Goal.FIDELITY)
+    for candidate, wanted in (
+        (prefill_logits(directory, prose), reference),
+        (decode_logits(directory, prose[:64]), reference[:64]),
+    ):
+        assert divergence(wanted, candidate) <= 1e-4
+        assert (candidate.argmax(-1) == wanted.argmax(-1)).mean() >= 0.99
+
+
+def test_variant_for_fidelity_takes_prompts_of_which_no_row_is_wanted(
+    smollm2_gguf: Path, tmp_path: Path, prose: list[int], reference: Floats
+) -> None:
+    session = opened(converted(smollm2_gguf, tmp_path, Goal.FIDELITY))
+    session.prefill(0, tuple(prose[:32]), 0, last=False)
+    session.prefill(0, tuple(prose[32:48]), 32, last=True)
+    np.testing.assert_allclose(session.logits[0], reference[47], atol=0.01)
 
 
 def test_real_model_is_described_as_it_is(smollm2_variant: Path) -> None:
