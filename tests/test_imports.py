@@ -46,7 +46,8 @@ ALLOWED = {
 }  # fmt: skip
 ROOTS = {"hearthd.app", "hearthd.cli", "hearthd.__main__"}
 HEAVY = {"numpy", "onnx", "onnxruntime", "tokenizers", "torch", "optimum", "gguf", "llguidance", "jsonschema"}
-HEAVY |= {"aiohttp", "argparse", "cryptography", "httpx", "huggingface_hub", "requests", "rich"}  # for child processes and the command line
+# for child processes and the command line
+HEAVY |= {"aiohttp", "argparse", "cryptography", "httpx", "huggingface_hub", "requests", "rich"}
 
 
 def modules() -> Iterator[tuple[str, Path]]:
