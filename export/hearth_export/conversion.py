@@ -59,9 +59,7 @@ def foreseen(source: Path, variant: str, quantize: str, goal: Goal | None, route
     """What `converted` would make. Raises ExportError."""
     chosen = goal_for(variant, goal)
     if is_foreign(source, route):
-        raise ExportError(
-            f"{source}: what its graph takes is known once it is there; there is no dry run of it"
-        )
+        raise ExportError(f"{source}: what its graph takes is known once it is there; there is no dry run of it")
     quantize = quantize or (_mix_for(source, variant, chosen) if variant else "")
     if quantize:
         raise ExportError(

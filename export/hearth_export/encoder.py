@@ -159,6 +159,6 @@ class Encoder:
         return normalise(self.weights, name, tensor, x, spec.hidden_size, Norm.LAYER, spec.norm_epsilon)
 
     def _add_and_norm(self, name: str, tensor: str, x: str, residual: str) -> tuple[str, str]:
-        """(the norm of x + residual, that sum): two nodes, for SkipLayerNormalization is several times as slow on CPUs."""
+        """(the norm of x + residual, that sum): two nodes, for SkipLayerNormalization is far slower on CPUs."""
         total = self.graph.node("Add", f"{name}.sum", [x, residual]) if residual else x
         return self._norm(name, tensor, total), total
