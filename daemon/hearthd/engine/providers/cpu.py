@@ -33,8 +33,6 @@ class CpuProvider:
             options.enable_cpu_mem_arena = True
             # weights stay out of the arena, which would round their sizes up
             options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
-            # where a node takes a millisecond, a thread that waits awake gains nothing and holds a core of others
-            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         return self._session(graph, options)
 
     def save_packed(self, graph: Path, target: Path) -> bool:
