@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import MappingProxyType, TracebackType
-from typing import Any, Self, TypeVar, overload
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
 
 from hearth_export.errors import BadCheckpoint, UnsupportedModel, naming
 from hearth_export.ggml import BLOCK_TYPES, Bytes
-from hearth_export.readers.gguf import MetaArray, TensorInfo, Value, typed_value
+from hearth_export.readers.gguf import MetaArray, TensorInfo, Value
 from hearth_export.readers.pieces import Piece, pieces_of
 from hearth_export.readers.safetensors import SafetensorsFile, Stored, open_shards
+from hearth_export.readers.words import Words
 from hearth_export.sentences import sentence_metadata
 from hearth_export.translation import OTHERWISE, Translation, translate
 
@@ -32,7 +33,7 @@ MAX_FILE_BYTES = 64 << 20  # of tokenizer.json, the largest of them
 FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32, "MXFP4": 38}  # `llama_ftype` in llama.cpp's llama.h
 
 
-class HuggingFace:
+class HuggingFace(Words):
     """An open directory. Arrays that `rows` returned may keep mappings alive after `close`."""
 
     format = "safetensors"
@@ -47,43 +48,21 @@ class HuggingFace:
         stored = {name: tensor for file in files for name, tensor in file.tensors.items()}
         self._pieces = {name: pieces_of(name, sources, stored) for name, sources in translation.tensors.items()}
         self._computed = {name: np.array(values, "<f4") for name, values in translation.vectors.items()}
-        self.tensors = MappingProxyType({info.name: info for info in self._infos()})
-        self.metadata = MappingProxyType(self._metadata())
+        self._tensors = MappingProxyType({info.name: info for info in self._infos()})
+        self._told = MappingProxyType(self._metadata())
         self._refuse_unused(stored)
 
-    def __enter__(self) -> Self:
-        return self
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        return self._tensors
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    @property
+    def metadata(self) -> Mapping[str, Value]:
+        return self._told
 
     def close(self) -> None:
         for file in self._files:
             file.close()
-
-    @overload
-    def get(self, key: str, kind: type[T], default: T) -> T: ...
-    @overload
-    def get(self, key: str, kind: type[T], default: None = None) -> T | None: ...
-    def get(self, key: str, kind: type[T], default: T | None = None) -> T | None:
-        """The value, or `default` where the key is absent; BadCheckpoint where it has another type."""
-        return typed_value(self.path, self.metadata, key, kind, default)
-
-    def require(self, key: str, kind: type[T]) -> T:
-        """As `get`, but BadCheckpoint where the key is absent."""
-        value = self.get(key, kind)
-        if value is None:
-            raise BadCheckpoint(f"{self.path}: {CONFIG} does not say {key}")
-        return value
-
-    def tensor(self, name: str) -> TensorInfo:
-        """BadCheckpoint where there is no such tensor."""
-        info = self.tensors.get(name)
-        if info is None:
-            raise BadCheckpoint(f"{self.path}: tensor {name} is missing")
-        return info
 
     def rows(self, name: str, start: int, stop: int) -> Bytes:
         """Rows start..stop, (stop - start, row_bytes) uint8: a read-only view where they lie in the file like that."""

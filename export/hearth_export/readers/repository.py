@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from types import MappingProxyType, TracebackType
-from typing import Any, Self, TypeVar, overload
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 import msgspec
 
 from hearth_export.errors import BadCheckpoint, UnsupportedModel
 from hearth_export.ggml import Bytes
-from hearth_export.readers.gguf import MetaArray, TensorInfo, Value, typed_value
+from hearth_export.readers.gguf import MetaArray, TensorInfo, Value
+from hearth_export.readers.words import Words
 from hearth_export.sentences import sentence_metadata
 
 T = TypeVar("T", str, int, float, bool, MetaArray)
@@ -36,7 +38,7 @@ SYNONYMS = {
 POSITIONS_AFTER_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet", "xmod", "data2vec-text")
 
 
-class Repository:
+class Repository(Words):
     """What is common to those whose weights the builder does not read."""
 
     format = ""
@@ -44,14 +46,6 @@ class Repository:
     def __init__(self, path: Path, config: dict[str, Any]) -> None:
         self.path = path
         self.config = config
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Nothing is open between calls."""
@@ -61,9 +55,9 @@ class Repository:
         return MappingProxyType({})
 
     @property
+    @abstractmethod
     def is_encoder(self) -> bool:
         """Whether it makes vectors, not text."""
-        raise NotImplementedError
 
     @cached_property
     def metadata(self) -> MappingProxyType[str, Value]:
@@ -89,31 +83,9 @@ class Repository:
         """A number of the model, by GGUF's name without the architecture."""
         return self.get(f"{self.metadata['general.architecture']}.{key}", int, default)
 
-    @overload
-    def get(self, key: str, kind: type[T], default: T) -> T: ...
-    @overload
-    def get(self, key: str, kind: type[T], default: None = None) -> T | None: ...
-    def get(self, key: str, kind: type[T], default: T | None = None) -> T | None:
-        """The value, or `default` where the key is absent; BadCheckpoint where it has another type."""
-        return typed_value(self.path, self.metadata, key, kind, default)
-
-    def require(self, key: str, kind: type[T]) -> T:
-        """As `get`, but BadCheckpoint where the key is absent."""
-        value = self.get(key, kind)
-        if value is None:
-            raise BadCheckpoint(f"{self.path}: {CONFIG} does not say {key}")
-        return value
-
-    def tensor(self, name: str) -> TensorInfo:
-        """BadCheckpoint where there is no such tensor."""
-        info = self.tensors.get(name)
-        if info is None:
-            raise BadCheckpoint(f"{self.path}: tensor {name} is missing")
-        return info
-
     def rows(self, name: str, start: int, stop: int) -> Bytes:
         """Raises UnsupportedModel: the builder does not read them."""
-        raise NotImplementedError
+        raise UnsupportedModel(f"{self.path}: tensor {name} is not read: its model is not built from tensors here")
 
     def release(self, name: str) -> None:
         """Nothing is held."""
