@@ -9,6 +9,7 @@ dropped when memory is short. Both are found in /proc/self/smaps
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import re
 import resource
@@ -56,6 +57,10 @@ def _is_of(region: Region, directory: Path) -> bool:
     return region.is_private and region.path.startswith(f"{directory.resolve()}/")
 
 
+def _is_mapped(region: Region) -> bool:
+    return any(other.address <= region.address < other.address + other.size_bytes for other in _regions())
+
+
 def _call(name: str, region: Region, *arguments: int) -> None:
     call = getattr(_libc, name)
     if call(ctypes.c_void_p(region.address), ctypes.c_size_t(region.size_bytes), *arguments):
@@ -70,7 +75,11 @@ def read_in(directory: Path) -> None:
     """
     for region in _regions():
         if _is_of(region, directory):
-            _call("madvise", region, MADV_POPULATE_WRITE)
+            try:
+                _call("madvise", region, MADV_POPULATE_WRITE)
+            except OSError as error:
+                if error.errno != errno.ENOMEM or _is_mapped(region):
+                    raise  # else whoever mapped it has let it go meanwhile
 
 
 def _held(directory: Path) -> list[Region]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import mmap
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,20 @@ def test_other_files_stay_mapped(tmp_path: Path) -> None:
         read_in(tmp_path / "elsewhere")
         overwrite(path)
         assert mapping[:4] == b"bbbb"
+
+
+def test_mappings_that_others_let_go_meanwhile_are_passed_over(tmp_path: Path) -> None:
+    paths = [tmp_path / f"weights-{number}" for number in range(400)]
+    mappings: list[mmap.mmap] = []
+    for path in paths:
+        path.write_bytes(b"a" * mmap.PAGESIZE)
+        with path.open("r+b") as file:
+            mappings.append(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(read_in, tmp_path)
+        while not reading.done() and mappings:
+            mappings.pop(len(mappings) // 2).close()
+        reading.result()
 
 
 def test_weights_that_were_read_in_give_the_same_logits(tiny_variant: Path) -> None:

@@ -16,6 +16,7 @@ from hearthd.store.variant import ENCODER, VariantInfo, read_variant
 from tests.variant_info import variant_info
 
 TOLERANCE = 0.1
+CODE_IN_USE_BYTES = 16 << 20  # pages of libraries that came back after they were given up: more on a busy machine
 PATIENCE_S = 550
 ANSWER_TOKENS = 24
 Measured = tuple[int, int]  # bytes loaded, bytes full
@@ -51,7 +52,7 @@ async def measured(load: Load) -> Measured:
         held_bytes = runner.loaded.resident_bytes
         await runner.trim(2)  # pages that files can give again are no need
         loaded_bytes = rss_bytes(runner.pid)
-        assert held_bytes == pytest.approx(loaded_bytes, rel=2 * TOLERANCE)
+        assert held_bytes == pytest.approx(loaded_bytes, rel=2 * TOLERANCE, abs=CODE_IN_USE_BYTES)
         await asyncio.gather(*(fill(runner, load, seed) for seed in range(load.num_slots)))
         return loaded_bytes, rss_bytes(runner.pid)
     finally:
