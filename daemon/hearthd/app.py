@@ -64,7 +64,7 @@ async def serve(config: Config, *, with_starter: bool) -> None:
         logger.warning("%s", warning)
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(NUM_THREADS))
     with listen(config.host.name, config.host.port) as socket:
-        store = open_store(config.models, config.cache)
+        store = open_store(config.models, config.cache, config.goal)
         _tidy(store, config)
         watch = Watch()
         scheduler = _scheduler(config, store, watch)
@@ -129,10 +129,12 @@ async def prepare(
     contents = store.contents(model)
     if contents.adapters:
         raise ExportFailed(f"{model.name.short} has an adapter, which this version cannot merge into its checkpoint")
-    if not await in_thread(lambda: install_shipped(store, model.manifest)):
-        if not model.manifest.of(*media.SOURCES):
-            raise ExportFailed(f"{model.name.short} holds no checkpoint that can be run")
-        await ensure_variant(store, contents.model_digest, _stage_log(model.name.short))
+    is_shipped = await in_thread(lambda: install_shipped(store, model.manifest))
+    if model.manifest.of(*media.SOURCES):
+        if not (is_shipped and _has_variant(store, contents.model_digest)):
+            await ensure_variant(store, contents.model_digest, _stage_log(model.name.short))
+    elif not is_shipped:
+        raise ExportFailed(f"{model.name.short} holds no checkpoint that can be run")
     found = [(path, info) for path, info in store.variants(contents.model_digest) if info.provider in PROVIDERS]
     if not found:
         raise ExportFailed(f"{model.name.short}: the converter left no variant")
@@ -140,6 +142,10 @@ async def prepare(
     if packed and info.kind != ENCODER:
         await ensure_packed(directory, info, kv_type)
     return directory, info
+
+
+def _has_variant(store: ModelStore, digest: str) -> bool:
+    return any(info.provider in PROVIDERS and info.serves(store.goal) for _, info in store.variants(digest))
 
 
 def _stage_log(name: str) -> Report:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hearthd.duration import MINUTE_NS, SECOND_NS
+from hearthd.goals import BYTES
 from hearthd.host import Host as Host
 from hearthd.host import parse_host as parse_host
 from hearthd.values import (
@@ -23,6 +24,7 @@ from hearthd.values import (
     DIRECTORY,
     ENDPOINT,
     FILE,
+    GOAL,
     KEEP_ALIVE,
     KV_TYPE,
     LOG_LEVEL,
@@ -56,6 +58,7 @@ class Config:
     origins: tuple[str, ...]
     num_threads: int
     kv_cache_type: str  # "": as the variant says
+    goal: str  # one of goals.GOALS
     memory_bytes: int  # 0: as much as is available
     prefix_cache_bytes: int  # on disk, of all models; 0: none
     packed_weights: bool
@@ -215,6 +218,15 @@ SETTINGS = (
         "",
         "f32",
         "how keys and values are held: f32 (f16 means the same), or q8_0 for a quarter of the memory",
+    ),
+    Setting(
+        "goal",
+        ("HEARTH_GOAL",),
+        GOAL,
+        BYTES,
+        BYTES,
+        "what models are converted for: bytes (memory and speed), prefill (long prompts, for more memory), fidelity "
+        "(the words that floats would choose, for 1.6 times the time), float (a reference, for 8 times the memory)",
     ),
     Setting(
         "memory_bytes",

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hearthd.duration import FOREVER_NS, SECOND_NS, UNITS_NS, keep_alive_ns
+from hearthd.goals import GOALS
 
 TRACE = 5  # log level below DEBUG
 
@@ -154,6 +155,15 @@ def parse_kv_type(text: str) -> str:
         raise Unreadable("no such type")
     return held
 
+
+def parse_goal(text: str) -> str:
+    """One of GOALS. Raises Unreadable."""
+    if text.lower() not in GOALS:
+        raise Unreadable("no such goal")
+    return text.lower()
+
+
+GOAL = Kind("goal", parse_goal, f"{', '.join(GOALS[:-1])} or {GOALS[-1]}")
 
 KV_TYPE = Kind("type", parse_kv_type, "f32, f16 (held as f32), q8_0 or q4_0 (held as q8_0)", lambda held: held or "f32")
 

@@ -46,7 +46,7 @@ def convert_foreign(
     clear_abandoned(root)
     with unfinished(root) as out:
         _run(repository, out, bits, report)
-        return take(open_onnx(out), digest, root, report, described=repository, owned=True)
+        return take(open_onnx(out), digest, root, report, described=repository, owned=True, goal=str(goal))
 
 
 def _require_room(repository: UnknownRepository, root: Path) -> None:

@@ -97,7 +97,8 @@ def convert(
             _verify(stage, builder, checkpoint, report)
             files = {file.name: file.stat().st_size for file in sorted(stage.iterdir())}
             info = variant_info(files, digest, spec, builder, tokenizer)
-            info = msgspec.structs.replace(info, kv_graphs=kv_graphs, parameter_count=parameter_count(checkpoint))
+            counted = parameter_count(checkpoint)
+            info = msgspec.structs.replace(info, goal=str(goal), kv_graphs=kv_graphs, parameter_count=counted)
             write_file(stage / VARIANT_FILE, msgspec.json.encode(info))
             write_source(stage, root, checkpoint)
             publish(stage, root / info.name)

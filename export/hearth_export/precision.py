@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hearth_export.ggml import Blocks, Bytes, Floats, dequantize, quantize_rows
+from hearthd import goals
 
 
 class Holder(StrEnum):
@@ -31,10 +32,10 @@ class Holder(StrEnum):
 class Goal(StrEnum):
     """What a conversion optimises for where a type can be held in more than one way."""
 
-    BYTES = "bytes"
-    FIDELITY = "fidelity"
-    PREFILL = "prefill"
-    FLOAT = "float"  # float32 weights and arithmetic, whatever the block type: a reference
+    BYTES = goals.BYTES
+    FIDELITY = goals.FIDELITY
+    PREFILL = goals.PREFILL
+    FLOAT = goals.FLOAT  # float32 weights and arithmetic, whatever the block type: a reference
 
 
 AFFINE_HOLDERS = {Goal.BYTES: Holder.AUGAP, Goal.FIDELITY: Holder.OFFSET, Goal.PREFILL: Holder.INT8}

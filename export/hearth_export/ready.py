@@ -43,11 +43,12 @@ def take(
     *,
     described: Checkpoint | None = None,
     owned: bool = False,
+    goal: str = "",
 ) -> str:
     """Makes a variant of the repository's best graph under `root`; its directory's name. Raises ExportError.
 
     `described`: the checkpoint that the graph was made of, where that is another one. `owned`: nobody else will change
-    the files.
+    the files. `goal`: what it was made for, where it was made here.
     """
     name = repository.graphs[0]
     report("reading", 0, 0)
@@ -66,6 +67,7 @@ def take(
         write_file(stage / TOKENIZER_FILE, tokenizer.json)
         sizes = {path.name: path.stat().st_size for path in sorted(stage.iterdir())}
         info = _info(repository, digest, files[0].name, sizes, skeleton, binding, tokenizer, vocab_size)
+        info = msgspec.structs.replace(info, goal=goal)
         write_file(stage / VARIANT_FILE, msgspec.json.encode(info))
         write_source(stage, root, described or repository)
         publish(stage, root / info.name)

@@ -127,6 +127,11 @@ def test_bad_port_keeps_the_host_and_is_a_fault() -> None:
     )
 
 
+def test_a_goal_that_does_not_exist_is_a_fault_that_names_those_that_do() -> None:
+    assert "it takes bytes, fidelity, prefill or float" in load({"HEARTH_GOAL": "speed"}).faults[0]
+    assert load({"HEARTH_GOAL": "Fidelity"}).goal == "fidelity"
+
+
 @pytest.mark.parametrize("text", ["off", "no", "maybe"])
 def test_a_word_that_is_no_truth_value_is_a_fault(text: str) -> None:
     assert "it takes true or false" in load({"HEARTH_SHARE": text}).faults[0]

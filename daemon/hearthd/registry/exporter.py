@@ -25,6 +25,7 @@ from pathlib import Path
 import msgspec
 
 from hearthd.errors import ExportFailed
+from hearthd.goals import BYTES
 from hearthd.registry.shared import Publish, Shared
 from hearthd.store.durable import TEMP_PREFIX
 from hearthd.store.removal import clear_abandoned, remove_file
@@ -82,9 +83,11 @@ _conversions: Shared[Path, ExportProgress] = Shared()  # by variant root
 
 
 async def convert(
-    source: Place, digest: str, variant_root: Path, *, python: str = sys.executable
+    source: Place, digest: str, variant_root: Path, goal: str = BYTES, *, python: str = sys.executable
 ) -> AsyncGenerator[ExportProgress, None]:
-    """Convert the checkpoint `source`; what comes is its progress, the last one with `variant` set.
+    """Convert the checkpoint `source` for `goal`, one of goals.GOALS.
+
+    What comes is its progress, the last one with `variant` set.
 
     Callers that ask for the same `variant_root` at the same time share one conversion, which ends when the
     last of them leaves. A caller that is slow to take progress misses the older ones.
@@ -93,7 +96,8 @@ async def convert(
 
     async def work(publish: Publish[ExportProgress]) -> None:
         with source() as path:
-            child = await _Child.start(python, "convert", path, "--digest", digest, "--out", str(variant_root))
+            words = ("convert", path, "--digest", digest, "--goal", goal, "--out", str(variant_root))
+            child = await _Child.start(python, *words)
             try:
                 await _relay(child, variant_root, publish)
             finally:

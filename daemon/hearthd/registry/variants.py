@@ -18,10 +18,14 @@ from hearthd.threads import in_thread
 
 
 async def ensure_variant(store: ModelStore, digest: str, report: Report, *, python: str = sys.executable) -> None:
-    """Convert the checkpoint unless this version of the exporter has done so. Raises ExportFailed, StoreError."""
-    if any(info.exporter == EXPORTER for _, info in store.variants(digest)):
+    """Convert the checkpoint unless this version of the exporter has done so for the store's goal.
+
+    Raises ExportFailed, StoreError.
+    """
+    if any(info.exporter == EXPORTER and info.serves(store.goal) for _, info in store.variants(digest)):
         return
-    steps = convert(place_of(store, digest), normal_digest(digest), store.variant_root(digest), python=python)
+    place, root = place_of(store, digest), store.variant_root(digest)
+    steps = convert(place, normal_digest(digest), root, store.goal, python=python)
     try:
         async with aclosing(steps):
             async for step in steps:

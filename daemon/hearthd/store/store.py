@@ -25,6 +25,7 @@ from datetime import datetime
 from pathlib import Path
 
 from hearthd.errors import ModelNotFound, StoreError
+from hearthd.goals import BYTES
 from hearthd.store import names
 from hearthd.store.blobs import BlobStore, digest_hex, is_partial
 from hearthd.store.contents import ModelContents, read_contents
@@ -83,8 +84,9 @@ class ModelStore:
     With `writable` False, models can be listed and read, and nothing below `root` is ever changed.
     """
 
-    def __init__(self, root: Path, *, variants: Path | None = None, writable: bool = True) -> None:
+    def __init__(self, root: Path, *, variants: Path | None = None, writable: bool = True, goal: str = BYTES) -> None:
         self.root = root
+        self.goal = goal  # what checkpoints are converted for
         self.writable = writable
         self.manifests = root / "manifests"
         self.blobs = BlobStore(root / "blobs")
@@ -279,9 +281,10 @@ class ModelStore:
         return read_source(self.variant_root(digest) / SOURCE_FILE)
 
     def variants(self, digest: str) -> list[tuple[Path, VariantInfo]]:
-        """The complete variants of a checkpoint, by name."""
+        """The complete variants of a checkpoint, those for this store's goal first."""
         found = ((path, read_variant(path)) for path in directories(self.variant_root(digest)))
-        return sorted((path, info) for path, info in found if info is not None)
+        complete = [(path, info) for path, info in found if info is not None]
+        return sorted(complete, key=lambda variant: (not variant[1].serves(self.goal), variant[0]))
 
     # inside
 
@@ -368,8 +371,8 @@ class ModelStore:
             log.warning("%s", message)
 
 
-def open_store(root: Path, cache: Path | None = None) -> ModelStore:
-    """The store at `root`, created where it is missing.
+def open_store(root: Path, cache: Path | None = None, goal: str = BYTES) -> ModelStore:
+    """The store at `root`, created where it is missing; its checkpoints are converted for `goal`.
 
     A store that cannot be written is opened for reading, its variants below `cache`.
     Raises StoreError where there is no store and none can be made.
@@ -384,7 +387,7 @@ def open_store(root: Path, cache: Path | None = None) -> ModelStore:
     writable = all(
         os.access(path, os.W_OK | os.X_OK, effective_ids=True) for path in (root, root / "manifests", root / "blobs")
     )
-    return ModelStore(root, variants=None if writable else cache, writable=writable)
+    return ModelStore(root, variants=None if writable else cache, writable=writable, goal=goal)
 
 
 def _as_spelled(directory: Path, part: str) -> str:

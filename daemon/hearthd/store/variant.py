@@ -19,7 +19,7 @@ from hearthd import __version__
 
 SCHEMA = 1
 ENCODER = "encoder"  # a kind of variant; all others are decoders
-BUILD = 3  # counts what changed in the exporter's files within a version of hearth
+BUILD = 4  # counts what changed in the exporter's files within a version of hearth
 EXPORTER = f"{__version__}+{BUILD}"
 VARIANT_FILE = "variant.json"
 SOURCE_FILE = "source.json"
@@ -115,6 +115,7 @@ class VariantInfo(msgspec.Struct, frozen=True, kw_only=True):
     name: str  # "cpu-int4"
     kind: str = "decoder"  # or ENCODER, which has no KV cache and no ropes among its inputs
     provider: str = "cpu"  # the provider class that runs it
+    goal: str = ""  # one of goals.GOALS; "": a graph that was not made here, or that has no choice
     exporter: str  # EXPORTER of the one that made it; another one rebuilds
     source: str  # "sha256:<hex>" of the checkpoint
     architecture: str
@@ -142,6 +143,10 @@ class VariantInfo(msgspec.Struct, frozen=True, kw_only=True):
     add_eos: bool = False
     parameter_count: int = 0
     weight_bytes: int = 0
+
+    def serves(self, goal: str) -> bool:
+        """Whether a conversion for `goal` would give the same."""
+        return self.goal in ("", goal)
 
     @property
     def kv_type(self) -> str:
