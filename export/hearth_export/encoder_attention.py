@@ -7,16 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from hearth_export.encoder_window import UNSEEN, Window
 from hearth_export.graph import MICROSOFT
-from hearth_export.pooling import positions
+from hearth_export.pooling import is_full
 from hearth_export.precision import Goal
 from hearth_export.quantize import Part
 from hearth_export.spec import EncoderSpec, Rope
 from hearth_export.tables import add_computed
 from hearth_export.weights import Weights
 from hearthd.store import variant
-
-UNSEEN = -1e4  # added to a score: its exponential is zero
 
 # Of narrow encoders these matrices stay floats: rounding what they multiply to int8 is most of what int8 loses (short
 # texts of all-MiniLM-L6-v2: least cosine 0.9987, 0.9995 with them as floats), and they are small.
@@ -30,6 +29,7 @@ class Attention:
         self._weights = weights
         self._graph = weights.graph
         self._spec = spec
+        self._windows: dict[int, Window] = {}
 
     def append(self, layer: int, x: str, pick: Callable[[str], str] | None = None) -> str:
         """What attention gives of x (B, S, H), the output projection done: of all tokens, or of those `pick` takes."""
@@ -41,22 +41,30 @@ class Attention:
         window = spec.windows[layer] if spec.windows else 0
         if pick and not window:
             query = pick(query)
-        inputs = [query, key, value, "", variant.LENGTHS]
         if window:
-            inputs.append(self._window(window))
-        attended = self._graph.node(
-            "MultiHeadAttention",
-            f"{name}.attention",
-            inputs,
-            domain=MICROSOFT,
-            num_heads=spec.num_heads,
-            scale=spec.head_dim**-0.5,
-            mask_filter_value=UNSEEN,
-        )
-        if pick and window:
-            attended = pick(attended)
+            attended = self._window(window).attended(f"{name}.attention", self._attended, query, key, value)
+            attended = pick(attended) if pick else attended
+        else:
+            attended = self._graph.either(
+                f"{name}.attention",
+                is_full(self._graph),
+                lambda name: self._attended(name, [query, key, value]),
+                lambda name: self._attended(name, [query, key, value, "", variant.LENGTHS]),
+            )
         out = Part(f"blk.{layer}.attn_output.weight", spec.hidden_size)
         return weights.linear(f"{name}.o", attended, (out,), weights.layout(out, self._size))
+
+    def _attended(self, name: str, inputs: list[str]) -> str:
+        """With a mask of lengths or a bias ONNX Runtime makes all scores at once, without them some after others."""
+        return self._graph.node(
+            "MultiHeadAttention",
+            name,
+            inputs,
+            domain=MICROSOFT,
+            num_heads=self._spec.num_heads,
+            scale=self._spec.head_dim**-0.5,
+            mask_filter_value=UNSEEN,
+        )
 
     @property
     def _size(self) -> int:
@@ -102,28 +110,7 @@ class Attention:
                 self._graph.values.add(add_computed(self._weights, name, values))
         return names
 
-    def _window(self, window: int) -> str:
-        """What is added to scores so that tokens see `window` // 2 others to each side, (1, 1, S, S) float32."""
-        name, graph = f"window.{window}", self._graph
-        if name in graph.values:
-            return name
-        column, row = (graph.constant(f"{name}.axis.{i}", np.array([i], np.int64)) for i in (1, 0))
-        where = positions(graph)
-        distances = graph.node(
-            "Sub",
-            f"{name}.offsets",
-            [
-                graph.node("Unsqueeze", f"{name}.column", [where, column]),
-                graph.node("Unsqueeze", f"{name}.row", [where, row]),
-            ],
-        )
-        distances = graph.node("Abs", f"{name}.distances", [distances])
-        most = graph.constant(f"{name}.most", np.array(window // 2, np.int64))
-        beyond = graph.node("Greater", f"{name}.beyond", [distances, most])
-        unseen, seen = (
-            graph.constant(f"{name}.{kind}", np.array(value, np.float32))
-            for kind, value in (("unseen", UNSEEN), ("seen", 0))
-        )
-        bias = graph.node("Where", f"{name}.bias", [beyond, unseen, seen])
-        axes = graph.constant(f"{name}.axes", np.array([0, 1], np.int64))
-        return graph.node("Unsqueeze", name, [bias, axes])
+    def _window(self, window: int) -> Window:
+        if window not in self._windows:
+            self._windows[window] = Window(self._graph, window, self._size)
+        return self._windows[window]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,6 +70,22 @@ class Graph:
         self.nodes.append(helper.make_node(op, inputs, outputs, name=name, domain=domain, **attributes))
         return outputs[0]
 
+    def either(self, name: str, condition: str, then: Callable[[str], str], otherwise: Callable[[str], str]) -> str:
+        """What `then` or `otherwise` appends, as `condition` (a bool) says when the graph runs: float32, of any shape.
+
+        Both are given a name for what they make and return that of their result. They may use all that is there
+        already; of what they append, nothing else may.
+        """
+        branches = {}
+        for kind, build in (("then", then), ("else", otherwise)):
+            outer, self.nodes = self.nodes, []
+            try:
+                output = helper.make_tensor_value_info(build(f"{name}.{kind}"), TensorProto.FLOAT, None)
+                branches[f"{kind}_branch"] = helper.make_graph(self.nodes, f"{name}.{kind}", [], [output])
+            finally:
+                self.nodes = outer
+        return self.node("If", name, [condition], **branches)
+
     def reserve(self, num_bytes: int) -> Region:
         """Room for `num_bytes` in the data file."""
         step = PAGE_BYTES if num_bytes > PAGED_ABOVE_BYTES else ALIGNMENT_BYTES
@@ -90,7 +107,7 @@ class Graph:
         if name in self.constants:
             return name
         self.constants.add(name)
-        self.initializers.append(onnx.numpy_helper.from_array(np.ascontiguousarray(value), name))
+        self.initializers.append(onnx.numpy_helper.from_array(np.asarray(value, order="C"), name))
         return name
 
     def add_input(self, name: str, dtype: str, shape: list[int | str]) -> str:

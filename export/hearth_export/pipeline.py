@@ -196,7 +196,7 @@ def _decoder_facts(spec: ModelSpec) -> dict[str, Any]:
 
 
 def _encoder_facts(spec: EncoderSpec) -> dict[str, Any]:
-    return {"kind": "encoder", "num_kv_heads": spec.num_heads, "ropes": []}
+    return {"kind": "encoder", "num_kv_heads": spec.num_heads, "ropes": [], "window": max(spec.windows, default=0)}
 
 
 def _name(matrices: list[Matrix]) -> str:

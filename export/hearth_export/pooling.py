@@ -14,6 +14,8 @@ from hearthd.store import variant
 
 def lengths_column(graph: Graph) -> str:
     """The texts' lengths as the value `lengths_column`, (B, 1) int64."""
+    if "lengths_column" in graph.values:
+        return "lengths_column"
     wide = graph.node("Cast", "wide_lengths", [variant.LENGTHS], to=TensorProto.INT64)
     return graph.node("Unsqueeze", "lengths_column", [wide, graph.constant("last_axis", np.array([-1], np.int64))])
 
@@ -25,6 +27,16 @@ def positions(graph: Graph) -> str:
     zero, one = graph.constant("zero", np.array(0, np.int64)), graph.constant("one", np.array(1, np.int64))
     limit = graph.node("Squeeze", "num_tokens.scalar", ["num_tokens"])
     return graph.node("Range", "token_positions", [zero, limit, one])
+
+
+def is_full(graph: Graph) -> str:
+    """Whether the texts are all as long as the longest, as the value `is_full`, a bool."""
+    if "is_full" in graph.values:
+        return "is_full"
+    shortest = graph.node("ReduceMin", "shortest", [variant.LENGTHS], keepdims=0)
+    wide = graph.node("Squeeze", "longest.wide", ["num_tokens"])
+    longest = graph.node("Cast", "longest", [wide], to=TensorProto.INT32)
+    return graph.node("Equal", "is_full", [shortest, longest])
 
 
 def mean(graph: Graph, name: str, x: str, lengths: str) -> str:

@@ -117,16 +117,21 @@ class TinyEncoder:
         return path
 
 
-def texts() -> list[list[int]]:
+def texts(lengths: Sequence[int] = LENGTHS) -> list[list[int]]:
     random = np.random.default_rng(2)
-    return [[2, *random.integers(5, len(WORDS), length).tolist(), 3] for length in LENGTHS]
+    return [[2, *random.integers(5, len(WORDS), length).tolist(), 3] for length in lengths]
 
 
-def assert_vectors_alike(tiny: TinyEncoder, kind: str, root: Path, goal: Goal, least: float) -> None:
-    """The variant made of a checkpoint of this kind gives the vectors of transformers, all texts in one call."""
+def assert_vectors_alike(
+    tiny: TinyEncoder, kind: str, root: Path, goal: Goal, least: float, lengths: Sequence[int] = LENGTHS
+) -> None:
+    """The variant made of a checkpoint of this kind gives the vectors of transformers, all texts in one call.
+
+    `lengths`: of the texts, two special tokens apart.
+    """
     directory = converted(tiny.source(kind, root), root / "variants", goal)
-    found = EncoderSession(directory, info_of(directory), load_provider("cpu", 1)).vectors(texts())
-    expected = tiny.expected(texts())
+    found = EncoderSession(directory, info_of(directory), load_provider("cpu", 1)).vectors(texts(lengths))
+    expected = tiny.expected(texts(lengths))
     cosines = (found * expected).sum(-1) / np.linalg.norm(found, axis=-1) / np.linalg.norm(expected, axis=-1)
     assert cosines.min() >= least, cosines
     sizes = np.linalg.norm(found, axis=-1) / np.linalg.norm(expected, axis=-1)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ Texts = Sequence[Sequence[int]]
 
 NUM_BATCH = 512  # tokens evaluated at once: more gain nothing and take more memory
 MAX_PADDING = 0.2  # share of a batch's tokens that may be padding
+MIN_UNPADDED = 96  # tokens that are better read without padding, which attention must mask, than with more tokens
 
 
 class EncoderSession:
@@ -50,7 +52,8 @@ class EncoderSession:
         for text in texts:
             if not 0 < len(text) <= self.info.context_length:
                 raise ValueError(f"a text of {len(text)} tokens: 1 to {self.info.context_length} can be read")
-        for indices in side_by_side([len(text) for text in texts], self.num_batch):
+        lengths = [len(text) for text in texts]
+        for indices in unpadded_apart(side_by_side(lengths, self.num_batch), lengths):
             yield indices, self._run([texts[index] for index in indices])
 
     def close(self) -> None:
@@ -96,3 +99,17 @@ def side_by_side(lengths: Sequence[int], num_batch: int) -> Iterator[list[int]]:
         group.append(index)
     if group:
         yield group
+
+
+def unpadded_apart(groups: Iterable[list[int]], lengths: Sequence[int]) -> Iterator[list[int]]:
+    """The groups as they are, but that those in them of one length are a group where they have MIN_UNPADDED tokens."""
+    for group in groups:
+        others: list[int] = []
+        for length, found in groupby(group, key=lambda index: lengths[index]):
+            alike = list(found)
+            if len(alike) * length >= MIN_UNPADDED:
+                yield alike
+            else:
+                others += alike
+        if others:
+            yield others

@@ -16,8 +16,9 @@ GRAPH_BYTES, LAYER_BYTES = 1 << 20, 25 << 10  # ONNX Runtime's own, of a graph a
 BLOCK = 32  # weights that share a scale
 SUM_BYTES = 4  # that the kernels add to each block: the sum of its quantized values
 CHUNK_TOKENS = 128  # evaluated in one step at most
-# of a step of an encoder: what it takes anyhow; (tokens, hidden) float32; (heads, tokens, tokens) of a text alone
-ENCODER_STEP_BYTES, ENCODER_BUFFERS, SCORE_BUFFERS = 28 << 20, 20, 1
+# of a step of an encoder: what it takes anyhow; (tokens, hidden) float32, more of them where texts are cut in windows;
+# scores, (heads, tokens, tokens seen) float32
+ENCODER_STEP_BYTES, ENCODER_BUFFERS, WINDOW_BUFFERS, SCORE_BUFFERS = 28 << 20, 20, 8, 1
 STEP_BYTES, STEP_BUFFERS = 4 << 20, 50  # a step's scratch memory: what it takes anyhow, and (chunk, hidden) float32
 FLOAT_BYTES = 4
 
@@ -92,10 +93,13 @@ def _bound_needs(info: VariantInfo, runner_bytes: int, *, num_ctx: int, num_slot
 def _encoder_needs(info: VariantInfo, runner_bytes: int, *, num_ctx: int, num_batch: int, pinned: bool) -> Needs:
     """An encoder keeps nothing between steps; a step reads `num_batch` tokens, or one text that is longer.
 
-    Its table of tokens is read from its file, a row at a time.
+    Its table of tokens is read from its file, a row at a time. A long text's scores are made some after others, or for
+    one window after the other; a graph that was not made here may make all at once.
     """
-    states_bytes = ENCODER_BUFFERS * max(num_batch, num_ctx) * info.hidden_size * FLOAT_BYTES
-    scores_bytes = SCORE_BUFFERS * info.num_heads * num_ctx * num_ctx * FLOAT_BYTES
+    num_seen = num_ctx if info.binding is not None else min(num_ctx, max(num_batch, 2 * info.window))
+    num_buffers = ENCODER_BUFFERS + (WINDOW_BUFFERS if info.window else 0)
+    states_bytes = num_buffers * max(num_batch, num_ctx) * info.hidden_size * FLOAT_BYTES
+    scores_bytes = SCORE_BUFFERS * info.num_heads * min(num_ctx, num_seen) * num_seen * FLOAT_BYTES
     table_bytes = _embedding_bytes(info)
     return Needs(
         runner_bytes=runner_bytes,

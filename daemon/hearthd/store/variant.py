@@ -135,6 +135,7 @@ class VariantInfo(msgspec.Struct, frozen=True, kw_only=True):
     ropes: list[RopeInfo]  # each has a pair of inputs: cos_name, sin_name
     layer_ropes: list[int] = []  # which of `ropes` each layer uses, -1 for none; []: the first everywhere
     has_hidden: bool = False  # a decoder's graph gives HIDDEN
+    window: int = 0  # tokens that an encoder's local layers see at once; 0: none are local
     pooling: str = ""  # "mean", "cls", "last": how the checkpoint says that texts become vectors; "": it says nothing
     binding: Binding | None = None  # of a graph that was not made here; None: its values have the names above
     bos_id: int | None = None

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hearthd.engine.encoder import EncoderSession, side_by_side
+from hearthd.engine.encoder import MIN_UNPADDED, EncoderSession, side_by_side, unpadded_apart
 from hearthd.engine.providers.provider import load_provider
 from hearthd.store.variant import read_variant
 from tests.tiny_encoder import CONTEXT_LENGTH, write_tiny_encoder
@@ -29,6 +29,18 @@ def test_every_text_is_in_one_group() -> None:
 def test_group_stays_within_its_tokens_padding_counted() -> None:
     lengths = np.random.default_rng(0).integers(1, 60, 300).tolist()
     assert all(max(lengths[i] for i in group) * len(group) <= 128 for group in groups(lengths, 128))
+
+
+def test_texts_of_one_length_are_read_without_others_where_they_are_many_tokens() -> None:
+    lengths = np.random.default_rng(0).integers(1, 20, 300).tolist()
+    together = groups(lengths, 512)
+    apart = list(unpadded_apart(together, lengths))
+    assert sorted(index for group in apart for index in group) == list(range(300))
+    found = [{lengths[index] for index in group} for group in apart]
+    assert any(len(kinds) == 1 for kinds in found) and any(len(kinds) > 1 for kinds in found)
+    for group, kinds in zip(apart, found, strict=True):
+        assert len(kinds) == 1 or all(group.count(n) * n < MIN_UNPADDED for n in kinds)
+        assert any(set(group) <= set(whole) for whole in together)
 
 
 def test_little_of_a_group_is_padding() -> None:

@@ -12,7 +12,7 @@ from hearthd.engine.frames import Done, Generate, Load, SamplingParams
 from hearthd.memory import rss_bytes
 from hearthd.scheduler.runner import ProcessRunner
 from hearthd.store.needs import needs
-from hearthd.store.variant import ENCODER, VariantInfo, read_variant
+from hearthd.store.variant import ENCODER, Binding, VariantInfo, read_variant
 from tests.variant_info import variant_info
 
 TOLERANCE = 0.1
@@ -126,7 +126,16 @@ def encoder_info(**fields: Any) -> VariantInfo:
 def test_an_encoder_needs_no_keys_and_values_but_room_for_its_longest_text() -> None:
     short, long = (needs(encoder_info(), num_ctx=num_ctx, num_slots=4) for num_ctx in (512, 8192))
     assert (short.kv_bytes, short.table_bytes, short.loaded_bytes) == (0, 0, long.loaded_bytes)
-    assert long.work_bytes - short.work_bytes > 12 * 8192 * 8192 * 4 - 12 * 512 * 512 * 4
+    assert 16 < long.work_bytes / (8192 * 384 * 4) < 64
+
+
+def test_scores_of_an_encoder_are_a_square_only_where_its_graph_was_not_made_here() -> None:
+    own, local, foreign = (
+        needs(encoder_info(**fields), num_ctx=8192).work_bytes
+        for fields in ({}, {"window": 128}, {"binding": Binding(inputs={}, output="")})
+    )
+    square_bytes = 12 * 8192 * 8192 * 4
+    assert own < local < square_bytes / 4 < square_bytes < foreign
 
 
 def test_an_encoders_table_of_tokens_stays_in_its_file_unless_it_is_pinned() -> None:

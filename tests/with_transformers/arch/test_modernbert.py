@@ -55,3 +55,11 @@ def test_biases_are_used(tmp_path: Path) -> None:
 
 def test_int8_variant_gives_nearly_the_vectors_of_transformers(tmp_path: Path) -> None:
     assert_vectors_alike(tiny(tmp_path), "safetensors", tmp_path, Goal.BYTES, 0.999)
+
+
+@pytest.mark.parametrize("length", [62, 63, 78, 79, 94])
+def test_text_that_is_cut_into_windows_gives_the_vector_of_transformers(tmp_path: Path, length: int) -> None:
+    encoder = tiny(tmp_path, "cls", num_hidden_layers=3)
+    assert_vectors_alike(
+        encoder, "safetensors", tmp_path, Goal.FLOAT, 0.99999, lengths=(length, length - 2, length - 9)
+    )
