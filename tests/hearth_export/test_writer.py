@@ -21,6 +21,8 @@ from tests.conftest import convert
 from tests.e2e.daemon import eventually
 from tests.hearth_export.converted import DIGEST, converted
 
+ATTEMPTS = 5
+
 
 def hidden(root: Path) -> list[str]:
     return [path.name for path in root.iterdir() if path.name.startswith(".")]
@@ -142,6 +144,19 @@ def stop(child: subprocess.Popen[str], number: int, stage: str, num_lines: int) 
     return child.communicate(timeout=60)
 
 
+def stopped(
+    source: Path, root: Path, number: int, stage: str, num_lines: int
+) -> tuple[subprocess.Popen[str], str, str]:
+    """As `stop`, of a conversion that was not over before; the process too."""
+    for _ in range(ATTEMPTS):
+        child = start(source, root)
+        output, errors = stop(child, number, stage, num_lines)
+        if child.returncode:
+            return child, output, errors
+        shutil.rmtree(root)
+    raise AssertionError(f"{ATTEMPTS} conversions were over before they could be stopped")
+
+
 @pytest.mark.parametrize(
     ("stage", "num_lines"), [("reading", 1), ("quantizing", 1), ("quantizing", 4), ("verifying", 2)]
 )
@@ -149,8 +164,7 @@ def test_killed_conversion_leaves_no_variant_and_the_next_one_succeeds(
     smollm2_gguf: Path, tiny_gguf: Path, tmp_path: Path, stage: str, num_lines: int
 ) -> None:
     root = variant_root(tmp_path)
-    child = start(smollm2_gguf, root)
-    stop(child, signal.SIGKILL, stage, num_lines)
+    child, _, _ = stopped(smollm2_gguf, root, signal.SIGKILL, stage, num_lines)
     assert child.returncode == -signal.SIGKILL
     assert variants(tmp_path) == []
     converted(tiny_gguf, root)
@@ -171,11 +185,11 @@ def test_a_conversion_is_offered_to_the_oom_killer_before_runners(smollm2_gguf: 
 def test_conversion_that_is_asked_to_end_leaves_nothing(
     smollm2_gguf: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
-    child = start(smollm2_gguf, tmp_path)
-    output, errors = stop(child, number, "quantizing", 2)
+    root = tmp_path / "variants"
+    child, output, errors = stopped(smollm2_gguf, root, number, "quantizing", 2)
     assert child.returncode == 128 + number
     assert f"stopped by {number.name}" in output.splitlines()[-1]
-    assert (errors, list(tmp_path.iterdir())) == ("", [])
+    assert (errors, list(root.iterdir())) == ("", [])
 
 
 def test_conversion_whose_reader_went_away_ends_and_leaves_nothing(smollm2_gguf: Path, tmp_path: Path) -> None:

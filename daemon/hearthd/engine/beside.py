@@ -10,13 +10,16 @@ T = TypeVar("T")
 
 
 class Beside(Generic[T]):
-    """A call that runs in a thread of its own."""
+    """A call that runs in a thread of its own.
+
+    A process that ends waits for it: a thread that is inside a library when the interpreter goes would abort it.
+    """
 
     def __init__(self, call: Callable[[], T]) -> None:
         self._call = call
         self._results: list[T] = []
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="load", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="load")
         self._thread.start()
 
     def _run(self) -> None:
