@@ -32,6 +32,13 @@ BYTE_LEVEL_CLASSES = {
     "RobertaTokenizer": ("gpt-2", True),
     "Qwen2Tokenizer": ("qwen2", False),
 }
+WORD_PIECE_TOKENS = {  # of transformers' class for vocab.txt, where nothing names others
+    "unk_token": "[UNK]",
+    "sep_token": "[SEP]",
+    "pad_token": "[PAD]",
+    "cls_token": "[CLS]",
+    "mask_token": "[MASK]",
+}
 SPECIAL_KEYS = {  # in tokenizer_config.json -> in GGUF
     "bos_token": "bos",
     "eos_token": "eos",
@@ -189,8 +196,13 @@ def _word_pieces(files: RepositoryFiles, words: bytes) -> dict[str, Value]:
     tokens = Tokens([], [], [])
     _put_all(files, "vocab.txt", tokens, ids)
     add_added(files, tokens)
+    own = {}
+    for name, text in WORD_PIECE_TOKENS.items():
+        if files.text_of(name) is None and text in ids:
+            tokens.types[ids[text]] = CONTROL
+            own[SPECIAL_KEYS[name]] = ids[text]
     lowercase = files.flag("do_lower_case", True)
-    return word_piece_entries(tokens, lowercase, files.flag("strip_accents", lowercase)) | marks(files, tokens, {})
+    return word_piece_entries(tokens, lowercase, files.flag("strip_accents", lowercase)) | marks(files, tokens, own)
 
 
 def word_piece_entries(tokens: Tokens, lowercase: bool, strip_accents: bool) -> dict[str, Value]:

@@ -104,6 +104,14 @@ def translate_rope(architecture: str, config: Config, head_dim: int, default_bas
     return RopeWords({f"{architecture}.{key}": value for key, value in metadata.items()}, words.vectors)
 
 
+def plain_base(config: Config, layers: str, default: float) -> float:
+    """The base of a kind of layer whose frequencies are not scaled. UnsupportedModel where they are."""
+    settings = rope_config(config, layers)
+    if settings.kind != "default":
+        raise UnsupportedModel(f"config.json: {settings.where} is of type '{settings.kind}'; only default can be")
+    return settings.number("rope_theta", default)
+
+
 def rotary_dim(settings: RopeConfig, head_dim: int) -> int:
     """How many values of a head turn."""
     share = settings.either("partial_rotary_factor", 1.0)

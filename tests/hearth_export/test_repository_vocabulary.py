@@ -131,6 +131,11 @@ def test_word_pieces_of_a_list_are_built(tmp_path: Path) -> None:
     assert (found.bos_id, found.eos_ids[0], found.num_tokens) == (2, 3, 11)
 
 
+def test_word_pieces_whose_special_tokens_nobody_names_have_the_usual_ones(tmp_path: Path) -> None:
+    files = {name: content for name, content in word_files().items() if name == "vocab.txt"}
+    assert encoder(built(tmp_path, files), whole=True)("The Dogs [MASK] cat") == [2, 5, 6, 7, 4, 1, 3]
+
+
 def test_config_decides_about_case_and_accents(tmp_path: Path) -> None:
     assert encoder(built(tmp_path, word_files(do_lower_case=False)))("Dog dog café") == [8, 6, 9]
     assert encoder(built(tmp_path, word_files()))("Dog dog café") == [6, 6, 10]

@@ -16,7 +16,7 @@ from hearth_export.arch.gemma2 import MAX_CAP, NAMES, read_attention_scale, tran
 from hearth_export.arch.windows import read_windows, sliding_layers, translate_windows
 from hearth_export.checkpoint import Checkpoint
 from hearth_export.errors import BadCheckpoint, UnsupportedModel
-from hearth_export.rope_config import SLIDING, rope_config, translate_rope
+from hearth_export.rope_config import SLIDING, plain_base, rope_config, translate_rope
 from hearth_export.spec import Activation, ModelSpec, QKNorm, Rope
 from hearth_export.translation import Config, Source, Translation, drop_tied_head, number, only, renamed, whole
 
@@ -129,9 +129,7 @@ def _windows(text: Config, num_layers: int) -> dict[str, Any]:
         raise BadCheckpoint("config.json: sliding_window is null, but there are layers with a window")
     settings = rope_config(text, SLIDING)
     if settings.where.endswith(SLIDING):
-        if settings.kind != "default":
-            raise UnsupportedModel(f"config.json: {settings.where} is of type '{settings.kind}'; only default can be")
-        base = settings.number("rope_theta", WINDOW_BASE)
+        base = plain_base(text, SLIDING, WINDOW_BASE)
     else:
         base = number(text, "rope_local_base_freq", WINDOW_BASE)
     return translate_windows(PREFIX, text, num_layers, period) | {f"{PREFIX}.rope.freq_base_swa": base}

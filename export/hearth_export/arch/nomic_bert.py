@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
 from hearth_export import rope
 from hearth_export.arch.encoders import encoder_metadata, encoder_sizes, encoder_tensors, without
 from hearth_export.arch.facts import Facts
 from hearth_export.checkpoint import Checkpoint
+from hearth_export.rope_config import FULL, plain_base
 from hearth_export.spec import EncoderSpec
 from hearth_export.translation import Config, Translation, number, only, whole
 
@@ -26,13 +28,14 @@ LAYER_NAMES = {
     "ffn_down": "mlp.fc2",
     "layer_output_norm": "norm2",
 }
-KEYS = {
+FIRST_KEYS = {
     "num_hidden_layers": "n_layer",
     "hidden_size": "n_embd",
     "intermediate_size": "n_inner",
     "num_attention_heads": "n_head",
     "hidden_act": "activation_function",
 }
+BASE = 1000.0
 TRAINED = 2048  # tokens of nomic-embed-text v1 and v1.5; beyond them frequencies would have to be scaled
 
 
@@ -48,7 +51,20 @@ def read_spec(checkpoint: Checkpoint) -> EncoderSpec:
 
 
 def translate(config: Config, names: Collection[str]) -> Translation:
-    """A NomicBert checkpoint of Hugging Face in GGUF's words."""
+    """A NomicBert checkpoint of Hugging Face in GGUF's words: those of its first authors, or of transformers 5."""
+    if "n_embd" in config:
+        metadata = _first_metadata(config)
+    else:
+        metadata = encoder_metadata(PREFIX, config, {}, whole(config, "max_position_embeddings", TRAINED))
+        metadata[f"{PREFIX}.attention.layer_norm_epsilon"] = number(config, "layer_norm_eps", 1e-12)
+        metadata[f"{PREFIX}.rope.freq_base"] = plain_base(config, FULL, BASE)
+    tensors = encoder_tensors(
+        metadata[f"{PREFIX}.block_count"], names, MODEL_NAMES, LAYER_NAMES, "encoder.layers", ("bert.",)
+    )
+    return Translation(PREFIX, metadata, tensors, ignored=without(names, "pooler.", "cls.", "bert.pooler."))
+
+
+def _first_metadata(config: Config) -> dict[str, Any]:
     only(config, "prenorm", False)
     only(config, "rotary_emb_fraction", 1.0, 1)
     only(config, "rotary_emb_interleaved", False)
@@ -56,10 +72,7 @@ def translate(config: Config, names: Collection[str]) -> Translation:
     only(config, "activation_function", "swiglu", "geglu")
     only(config, "moe_every_n_layers", 0, None)
     trained = min(whole(config, "n_positions", TRAINED), whole(config, "max_trained_positions", TRAINED))
-    metadata = encoder_metadata(PREFIX, config, KEYS, trained)
+    metadata = encoder_metadata(PREFIX, config, FIRST_KEYS, trained)
     metadata[f"{PREFIX}.attention.layer_norm_epsilon"] = number(config, "layer_norm_epsilon", 1e-12)
-    metadata[f"{PREFIX}.rope.freq_base"] = number(config, "rotary_emb_base", 1000)
-    tensors = encoder_tensors(
-        metadata[f"{PREFIX}.block_count"], names, MODEL_NAMES, LAYER_NAMES, "encoder.layers", ("bert.",)
-    )
-    return Translation(PREFIX, metadata, tensors, ignored=without(names, "pooler.", "cls.", "bert.pooler."))
+    metadata[f"{PREFIX}.rope.freq_base"] = number(config, "rotary_emb_base", BASE)
+    return metadata
