@@ -20,8 +20,9 @@ import numpy as np
 from hearth_export.adapter_names import Place, place_of
 from hearth_export.errors import BadCheckpoint, UnsupportedModel, naming
 from hearth_export.ggml import BLOCK_TYPES, FLOAT_TYPES, Bytes, Floats, dequantize, float_rows
-from hearth_export.readers.gguf import GGUF, TensorInfo, open_gguf
+from hearth_export.readers.gguf import GGUF, open_gguf
 from hearth_export.readers.safetensors import SafetensorsFile, Stored, open_safetensors
+from hearth_export.readers.values import TensorInfo
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"

@@ -14,7 +14,8 @@ from typing import Protocol, Self, TypeVar, overload
 
 from hearth_export.errors import UnknownModelType
 from hearth_export.ggml import Bytes
-from hearth_export.readers.gguf import MetaArray, TensorInfo, Value, open_gguf
+from hearth_export.readers.gguf import open_gguf
+from hearth_export.readers.values import MetaArray, TensorInfo, Value
 
 T = TypeVar("T", str, int, float, bool, MetaArray)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from hearth_export.checkpoint import Checkpoint
 from hearth_export.errors import UnsupportedModel
-from hearth_export.readers.gguf import MetaArray, Value
+from hearth_export.readers.values import MetaArray, Value
 from hearth_export.repository_files import TOKENIZER, RepositoryFiles
 from hearth_export.repository_model import Model
 from hearth_export.repository_tokenizer import Document, Loaded, load_marked, read_document

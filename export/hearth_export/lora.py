@@ -14,7 +14,7 @@ from hearth_export.encode import encode
 from hearth_export.errors import BadCheckpoint, UnsupportedModel, naming
 from hearth_export.ggml import FLOAT_TYPES, Bytes, Floats
 from hearth_export.progress import Progress
-from hearth_export.readers.gguf import TensorInfo
+from hearth_export.readers.values import TensorInfo
 from hearth_export.writers.form import Form, interleaved, num_turned_heads, open_form
 from hearth_export.writers.rewrite import rewrite
 

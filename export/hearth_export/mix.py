@@ -15,7 +15,7 @@ from typing import Protocol
 from hearth_export.checkpoint import T
 from hearth_export.errors import UnsupportedModel
 from hearth_export.ggml import BLOCK_TYPES, FLOAT_TYPES
-from hearth_export.readers.gguf import TensorInfo, Value
+from hearth_export.readers.values import TensorInfo, Value
 from hearth_export.source import FILE_TYPES
 
 # file type -> the block type of the matrices that no rule singles out

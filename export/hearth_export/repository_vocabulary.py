@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from hearth_export.errors import UnsupportedModel
-from hearth_export.readers.gguf import MetaArray, Value
+from hearth_export.readers.values import MetaArray, Value
 from hearth_export.repository_files import RepositoryFiles
 from hearth_export.sentencepiece import BPE, UNIGRAM, Piece, SentencePiece, read_sentencepiece
 from hearth_export.tokenizer_keys import (

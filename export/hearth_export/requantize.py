@@ -11,7 +11,7 @@ from hearth_export.errors import BadCheckpoint, UnsupportedModel, naming
 from hearth_export.ggml import FLOAT_TYPES, Bytes, Floats, float_rows
 from hearth_export.mix import NUMBERS, file_type, plan_types
 from hearth_export.progress import Progress
-from hearth_export.readers.gguf import TensorInfo
+from hearth_export.readers.values import TensorInfo
 from hearth_export.writers.form import Form, open_form
 from hearth_export.writers.gguf import uint32
 from hearth_export.writers.rewrite import rewrite

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 from hearth_export.checkpoint import Checkpoint
-from hearth_export.readers.gguf import MetaArray
+from hearth_export.readers.values import MetaArray
 from hearth_export.repository_files import RepositoryFiles
 from hearthd.store.variant import SourceInfo, SourceTensor
 

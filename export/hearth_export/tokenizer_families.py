@@ -13,7 +13,7 @@ import msgspec
 
 from hearth_export.charsmap import check_charsmap
 from hearth_export.errors import UnsupportedModel
-from hearth_export.readers.gguf import MetaArray
+from hearth_export.readers.values import MetaArray
 from hearth_export.tokenizer_document import Part, bpe, byte_level, replace, sequence, spaces_decoder, split
 from hearth_export.tokenizer_keys import (
     BYTE,

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from hearth_export.errors import BadCheckpoint
-from hearth_export.readers.gguf import MetaArray, Value
+from hearth_export.readers.values import MetaArray, Value
 
 T = TypeVar("T", str, int, float, bool, MetaArray)
 

@@ -14,7 +14,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from hearth_export.errors import BadCheckpoint, UnsupportedModel
 from hearth_export.gguf_vocabulary import gguf_vocabulary
-from hearth_export.readers.gguf import MetaArray, Value, open_gguf
+from hearth_export.readers.gguf import open_gguf
+from hearth_export.readers.values import MetaArray, Value
 from hearth_export.tokenizer import build, build_from_keys
 from hearth_export.tokenizer_keys import Entries
 from tests.hearth_export.charsmaps import charsmap

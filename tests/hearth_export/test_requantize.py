@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from hearth_export.__main__ import main
 from hearth_export.mix import DEFAULTS
-from hearth_export.readers.gguf import GGUF, MetaArray, TensorInfo, open_gguf
+from hearth_export.readers.gguf import GGUF, open_gguf
+from hearth_export.readers.values import MetaArray, TensorInfo
 from tests.hearth_export.converted import converted, prefill_logits
 from tests.hearth_export.float_llama import FloatLlama, divergence
 from tests.hearth_export.gguf_writer import Meta, Tensor, write_gguf

@@ -9,7 +9,8 @@ import pytest
 from tokenizers import Tokenizer
 
 from hearth_export.errors import BadCheckpoint, UnsupportedModel
-from hearth_export.readers.gguf import MetaArray, open_gguf
+from hearth_export.readers.gguf import open_gguf
+from hearth_export.readers.values import MetaArray
 from hearth_export.tokenizer import TokenizerFiles
 from hearth_export.tokenizer_families import byte_chars
 from tests.hearth_export.gguf_writer import Meta, write_gguf, write_tiny_llama

@@ -8,7 +8,8 @@ import gguf
 import numpy as np
 from gguf import quants
 
-from hearth_export.readers.gguf import GGUF, MetaArray, open_gguf
+from hearth_export.readers.gguf import GGUF, open_gguf
+from hearth_export.readers.values import MetaArray
 from tests.hearth_export.gguf_writer import Meta, Tensor, write_gguf
 
 

@@ -7,7 +7,7 @@ from typing import TypedDict
 
 from hearth_export.checkpoint import Checkpoint
 from hearth_export.errors import BadCheckpoint, UnsupportedModel
-from hearth_export.readers.gguf import MetaArray
+from hearth_export.readers.values import MetaArray
 from hearth_export.spec import Pooling
 
 MAX_LAYERS = 1024

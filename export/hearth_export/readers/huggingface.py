@@ -17,9 +17,9 @@ import numpy as np
 
 from hearth_export.errors import BadCheckpoint, UnsupportedModel, naming
 from hearth_export.ggml import BLOCK_TYPES, Bytes
-from hearth_export.readers.gguf import MetaArray, TensorInfo, Value
 from hearth_export.readers.pieces import Piece, pieces_of
 from hearth_export.readers.safetensors import SafetensorsFile, Stored, open_shards
+from hearth_export.readers.values import MetaArray, TensorInfo, Value
 from hearth_export.readers.words import Words
 from hearth_export.sentences import sentence_metadata
 from hearth_export.translation import OTHERWISE, Translation, translate

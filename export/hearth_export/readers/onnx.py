@@ -15,9 +15,9 @@ import onnx
 
 from hearth_export.errors import BadCheckpoint, UnsupportedModel
 from hearth_export.ggml import Bytes
-from hearth_export.readers.gguf import MetaArray, TensorInfo
 from hearth_export.readers.repository import CONFIG, Repository, read_object, refuse_foreign
 from hearth_export.readers.skeleton import read_skeleton
+from hearth_export.readers.values import MetaArray, TensorInfo
 
 T = TypeVar("T", str, int, float, bool, MetaArray)
 

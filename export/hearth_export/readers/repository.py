@@ -13,7 +13,7 @@ import msgspec
 
 from hearth_export.errors import BadCheckpoint, UnsupportedModel
 from hearth_export.ggml import Bytes
-from hearth_export.readers.gguf import MetaArray, TensorInfo, Value
+from hearth_export.readers.values import MetaArray, TensorInfo, Value
 from hearth_export.readers.words import Words
 from hearth_export.sentences import sentence_metadata
 

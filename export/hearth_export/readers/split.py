@@ -5,58 +5,48 @@ Keys: `split.no`, `split.count` and `split.tensors.count`, of llama.cpp's tools/
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from types import MappingProxyType, TracebackType
-from typing import Self, TypeVar, overload
+from types import MappingProxyType
 
 from hearth_export.errors import BadCheckpoint
 from hearth_export.ggml import Bytes
-from hearth_export.readers.gguf import GGUF, MetaArray, TensorInfo, open_gguf, typed_value
+from hearth_export.readers.gguf import GGUF, open_gguf
+from hearth_export.readers.values import TensorInfo, Value
+from hearth_export.readers.words import Words
 
-T = TypeVar("T", str, int, float, bool, MetaArray)
 MAX_PARTS = 1024
 PREFIX = "split."
 
 
-class SplitGGUF:
+class SplitGGUF(Words):
     """The open parts, in order."""
 
     format = "gguf"
+    told_by = ""
 
     def __init__(self, path: Path, parts: list[GGUF]) -> None:
         self.path = path
         self._parts = parts
         self._owners = {name: part for part in parts for name in part.tensors}
-        self.tensors = MappingProxyType({name: part.tensors[name] for name, part in self._owners.items()})
+        self._tensors = MappingProxyType({name: part.tensors[name] for name, part in self._owners.items()})
         first = parts[0].metadata
-        self.metadata = MappingProxyType({key: first[key] for key in first if not key.startswith(PREFIX)})
+        self._metadata = MappingProxyType({key: first[key] for key in first if not key.startswith(PREFIX)})
 
-    def __enter__(self) -> Self:
-        return self
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """Of all parts, by name."""
+        return self._tensors
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    @property
+    def metadata(self) -> Mapping[str, Value]:
+        """By key, without what tells of the parts."""
+        return self._metadata
 
     def close(self) -> None:
         for part in self._parts:
             part.close()
-
-    @overload
-    def get(self, key: str, kind: type[T], default: T) -> T: ...
-    @overload
-    def get(self, key: str, kind: type[T], default: None = None) -> T | None: ...
-    def get(self, key: str, kind: type[T], default: T | None = None) -> T | None:
-        """The value, or `default` where the key is absent; BadCheckpoint where it has another type."""
-        value: T | None = typed_value(self.path, self.metadata, key, kind, default)
-        return value
-
-    def require(self, key: str, kind: type[T]) -> T:
-        """As `get`, but BadCheckpoint where the key is absent."""
-        value: T = self._parts[0].require(key, kind)
-        return value
 
     def raw_value(self, key: str) -> bytes:
         """The bytes of a key's value as stored, its type id before it."""
@@ -65,13 +55,6 @@ class SplitGGUF:
     def read_file(self, name: str) -> bytes | None:
         """None: the files hold everything themselves."""
         return None
-
-    def tensor(self, name: str) -> TensorInfo:
-        """BadCheckpoint where no part has such a tensor."""
-        info = self.tensors.get(name)
-        if info is None:
-            raise BadCheckpoint(f"{self.path}: tensor {name} is missing")
-        return info
 
     def rows(self, name: str, start: int, stop: int) -> Bytes:
         """Rows start..stop as stored: a read-only view of a mapping."""

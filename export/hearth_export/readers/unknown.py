@@ -10,9 +10,9 @@ from typing import Any
 
 from hearth_export.errors import BadCheckpoint, UnsupportedModel
 from hearth_export.ggml import Bytes
-from hearth_export.readers.gguf import TensorInfo
 from hearth_export.readers.repository import CONFIG, Repository, read_object, refuse_foreign
 from hearth_export.readers.safetensors import open_shards
+from hearth_export.readers.values import TensorInfo
 from hearth_export.sentences import MODULES
 from hearth_export.translation import refuse_quantized
 

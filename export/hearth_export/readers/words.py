@@ -1,4 +1,4 @@
-"""What every checkpoint of a directory has in common: its facts in GGUF's words, asked for one by one."""
+"""What all checkpoints have in common: their facts in GGUF's words, asked for one by one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self, TypeVar, overload
 
 from hearth_export.errors import BadCheckpoint
-from hearth_export.readers.gguf import MetaArray, TensorInfo, Value, typed_value
+from hearth_export.readers.values import MetaArray, TensorInfo, Value, typed_value
 
 T = TypeVar("T", str, int, float, bool, MetaArray)
 
@@ -18,7 +18,7 @@ class Words(ABC):
     """Metadata and tensors by GGUF's names; use it in `with`."""
 
     path: Path
-    told_by = "config.json"  # the file that should say what is missing
+    told_by = "config.json"  # which should say what is missing; "": the file itself
 
     @property
     @abstractmethod
@@ -47,7 +47,10 @@ class Words(ABC):
     @overload
     def get(self, key: str, kind: type[T], default: None = None) -> T | None: ...
     def get(self, key: str, kind: type[T], default: T | None = None) -> T | None:
-        """The value, or `default` where the key is absent; BadCheckpoint where it has another type."""
+        """The value, or `default` where the key is absent; BadCheckpoint where it has another type.
+
+        A float may be stored as an integer.
+        """
         value: T | None = typed_value(self.path, self.metadata, key, kind, default)
         return value
 
@@ -55,7 +58,8 @@ class Words(ABC):
         """As `get`, but BadCheckpoint where the key is absent."""
         value = self.get(key, kind)
         if value is None:
-            raise BadCheckpoint(f"{self.path}: {self.told_by} does not say {key}")
+            missing = f"{self.told_by} does not say {key}" if self.told_by else f"{key} is missing from the metadata"
+            raise BadCheckpoint(f"{self.path}: {missing}")
         return value
 
     def tensor(self, name: str) -> TensorInfo:

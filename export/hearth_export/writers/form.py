@@ -22,8 +22,9 @@ from hearth_export.checkpoint import Checkpoint, T, open_checkpoint
 from hearth_export.errors import UnsupportedModel
 from hearth_export.ggml import BLOCK_TYPES, FLOAT_TYPES, Bytes, float_rows
 from hearth_export.mix import is_kept
-from hearth_export.readers.gguf import GGUF, MetaArray, TensorInfo, Value, typed_value
+from hearth_export.readers.gguf import GGUF
 from hearth_export.readers.split import SplitGGUF
+from hearth_export.readers.values import MetaArray, TensorInfo, Value, typed_value
 from hearth_export.writers.gguf import encoded_value
 
 INTERLEAVED = frozenset(

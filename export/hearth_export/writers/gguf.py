@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
-from hearth_export.readers.gguf import MetaArray, TensorInfo, Value
+from hearth_export.readers.values import MetaArray, TensorInfo, Value
 
 VERSION = 3
 _UINT32, _INT32, _FLOAT32, _BOOL, _STRING, _ARRAY, _INT64 = 4, 5, 6, 7, 8, 9, 11  # value types

@@ -11,7 +11,8 @@ import numpy as np
 from hearth_export.errors import ExportError
 from hearth_export.ggml import BLOCK_TYPES, Bytes
 from hearth_export.progress import Progress
-from hearth_export.readers.gguf import DEFAULT_ALIGNMENT, TensorInfo
+from hearth_export.readers.header import DEFAULT_ALIGNMENT
+from hearth_export.readers.values import TensorInfo
 from hearth_export.writer import DataFile, require_space, staged_file
 from hearth_export.writers.form import Form
 from hearth_export.writers.gguf import Plan, plan_file

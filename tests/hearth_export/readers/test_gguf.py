@@ -12,7 +12,8 @@ from gguf import quants
 
 from hearth_export.errors import BadCheckpoint, ExportError, UnsupportedModel
 from hearth_export.ggml import BLOCK_TYPES, dequantize
-from hearth_export.readers.gguf import GGUF, MetaArray, open_gguf
+from hearth_export.readers.gguf import GGUF, open_gguf
+from hearth_export.readers.values import MetaArray
 from tests.hearth_export.gguf_writer import (
     Meta,
     Tensor,
@@ -354,7 +355,7 @@ def test_directory_is_refused(tmp_path: Path) -> None:
 
 
 def test_scalar_strings_beyond_the_limit_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hearth_export.readers.gguf.MAX_TEXT_BYTES", 1000)
+    monkeypatch.setattr("hearth_export.readers.header.MAX_TEXT_BYTES", 1000)
     path = write_gguf(tmp_path / "a.gguf", {"one": "x" * 600, "two": "x" * 600})
     with pytest.raises(BadCheckpoint, match="two: a string of 600 bytes makes the metadata longer than the 1000"):
         open_gguf(path)

@@ -11,9 +11,9 @@ import pytest
 from hearth_export.checkpoint import open_checkpoint
 from hearth_export.errors import BadCheckpoint, UnsupportedModel
 from hearth_export.ggml import BLOCK_TYPES, dequantize, float_rows
-from hearth_export.readers.gguf import MetaArray
 from hearth_export.readers.huggingface import HuggingFace, open_huggingface
 from hearth_export.readers.safetensors import open_shards
+from hearth_export.readers.values import MetaArray
 from hearth_export.source import describe
 from hearth_export.translation import Source, Translation, translate
 from tests.hearth_export.safetensors_writer import LLAMA, Stored, Tensors, llama_tensors, write_repository

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from hearth_export.ggml import BLOCK_TYPES
-from hearth_export.readers.gguf import TensorInfo, open_gguf
+from hearth_export.readers.gguf import open_gguf
+from hearth_export.readers.values import TensorInfo
 from hearth_export.writers.gguf import Plan, plan_file, uint32
 
 
