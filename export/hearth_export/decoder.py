@@ -13,13 +13,11 @@ import numpy as np
 from hearth_export.attention import attend, check_heads
 from hearth_export.experts import mix_experts
 from hearth_export.feedforward import feed_forward
-from hearth_export.graph import Graph
 from hearth_export.linear import gather, multiply
 from hearth_export.norm import add_and_normalise, normalise
 from hearth_export.precision import Goal
 from hearth_export.quantize import Matrix, Part
-from hearth_export.spec import ModelSpec, Tensors
-from hearth_export.vector import Vector
+from hearth_export.spec import ModelSpec
 from hearth_export.weights import Weights
 from hearthd.store import variant
 
@@ -27,29 +25,12 @@ HEAD_GOAL = Goal.PREFILL  # a head without block means: there may be no row at a
 
 
 class Decoder:
-    """A graph under construction, and the weights that are still to be written."""
+    """A graph under construction: it grows in `weights.graph`, with every weight planned into `weights`."""
 
-    def __init__(self, spec: ModelSpec, tensors: Tensors, goal: Goal, graph: Graph) -> None:
+    def __init__(self, spec: ModelSpec, weights: Weights) -> None:
         self.spec = spec
-        self.graph = graph
-        graph.fine = goal is Goal.FIDELITY
-        self.weights = Weights(tensors, goal, graph)
-
-    @property
-    def matrices(self) -> list[Matrix]:
-        return self.weights.matrices
-
-    @property
-    def gathered(self) -> list[Matrix]:
-        return self.weights.gathered
-
-    @property
-    def vectors(self) -> list[Vector]:
-        return self.weights.vectors
-
-    @property
-    def holders(self) -> dict[str, str]:
-        return self.weights.holders
+        self.graph = weights.graph
+        self.weights = weights
 
     def build(self) -> None:
         """Appends all nodes. Raises ExportError for a tensor that is missing, of another shape or without a place."""

@@ -10,43 +10,24 @@ import numpy as np
 
 from hearth_export.encoder_attention import Attention
 from hearth_export.feedforward import activate
-from hearth_export.graph import Graph
 from hearth_export.linear import gather
 from hearth_export.norm import normalise
 from hearth_export.pooling import lengths_column, mean, picked
-from hearth_export.precision import Goal
-from hearth_export.quantize import Matrix, Part
-from hearth_export.spec import EncoderSpec, Norm, Pooling, Tensors
+from hearth_export.quantize import Part
+from hearth_export.spec import EncoderSpec, Norm, Pooling
 from hearth_export.tables import add_rows
-from hearth_export.vector import Vector
 from hearth_export.weights import Weights
 from hearthd.store import variant
 
 
 class Encoder:
-    """A graph under construction, and the weights that are still to be written."""
+    """A graph under construction: it grows in `weights.graph`, with every weight planned into `weights`."""
 
-    def __init__(self, spec: EncoderSpec, tensors: Tensors, goal: Goal, graph: Graph) -> None:
+    def __init__(self, spec: EncoderSpec, weights: Weights) -> None:
         self.spec = spec
-        self.weights = Weights(tensors, goal, graph)
-        self.graph = graph
+        self.weights = weights
+        self.graph = weights.graph
         self._attention = Attention(self.weights, spec)
-
-    @property
-    def matrices(self) -> list[Matrix]:
-        return self.weights.matrices
-
-    @property
-    def gathered(self) -> list[Matrix]:
-        return self.weights.gathered
-
-    @property
-    def vectors(self) -> list[Vector]:
-        return self.weights.vectors
-
-    @property
-    def holders(self) -> dict[str, str]:
-        return self.weights.holders
 
     def build(self) -> None:
         """Appends all nodes."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
@@ -28,7 +28,7 @@ from hearth_export.spec import EncoderSpec, ModelSpec, Rope, read_spec
 from hearth_export.stream import write_matrices
 from hearth_export.tokenizer import TokenizerFiles, build
 from hearth_export.tokenizer_limit import limited
-from hearth_export.vector import Vector
+from hearth_export.weights import Weights
 from hearth_export.writer import DataFile, publish, require_space, staged, write_file
 from hearthd import __version__
 from hearthd.store.variant import EXPORTER, Q8_0, SOURCE_FILE, VARIANT_FILE, RopeInfo, VariantInfo, read_source
@@ -38,30 +38,6 @@ INT8_KV_GRAPH_FILE = "model.q8_0.onnx"
 DATA_FILE = "model.onnx.data"
 TOKENIZER_FILE = "tokenizer.json"
 EXTRA_BYTES = 32 << 20  # graph, tokenizer and slack
-
-
-class Builder(Protocol):
-    """A graph under construction and the weights that are still to be written: `decoder.Decoder`, `encoder.Encoder`."""
-
-    @property
-    def graph(self) -> Graph: ...
-
-    @property
-    def matrices(self) -> list[Matrix]: ...
-
-    @property
-    def gathered(self) -> list[Matrix]:
-        """Those of `matrices` of which rows are gathered."""
-
-    @property
-    def vectors(self) -> list[Vector]: ...
-
-    @property
-    def holders(self) -> dict[str, str]:
-        """Block type -> how it is held."""
-
-    def build(self) -> None:
-        """Appends all nodes."""
 
 
 def convert(
@@ -85,52 +61,53 @@ def convert(
             return take(checkpoint, digest, root, report)
         report("reading", 0, 0)
         spec = read_spec(checkpoint)
-        builder = builder_of(spec, checkpoint, goal)
-        builder.build()
+        weights = planned_weights(spec, checkpoint, goal)
         tokenizer = limited(build(checkpoint), spec.vocab_size)
         root.mkdir(parents=True, exist_ok=True)
-        require_space(root, builder.graph.data_bytes + EXTRA_BYTES)
+        require_space(root, weights.graph.data_bytes + EXTRA_BYTES)
         with staged(root) as stage:
-            _write_weights(stage, builder, checkpoint, report)
-            kv_graphs = _write_graphs(stage, builder, spec)
+            _write_weights(stage, weights, checkpoint, report)
+            kv_graphs = _write_graphs(stage, weights, spec)
             write_file(stage / TOKENIZER_FILE, tokenizer.json)
-            _verify(stage, builder, checkpoint, report)
+            _verify(stage, weights, checkpoint, report)
             files = {file.name: file.stat().st_size for file in sorted(stage.iterdir())}
-            info = variant_info(files, digest, spec, builder, tokenizer)
+            info = variant_info(files, digest, spec, weights, tokenizer)
             counted = parameter_count(checkpoint)
-            info = msgspec.structs.replace(info, goal=str(goal), kv_graphs=kv_graphs, parameter_count=counted)
+            info = msgspec.structs.replace(info, kv_graphs=kv_graphs, parameter_count=counted)
             write_file(stage / VARIANT_FILE, msgspec.json.encode(info))
             write_source(stage, root, checkpoint)
             publish(stage, root / info.name)
     return info.name
 
 
-def builder_of(spec: ModelSpec | EncoderSpec, tensors: Tensors, goal: Goal) -> Builder:
-    """What builds the graph of a model with these tensors for `goal`."""
-    if isinstance(spec, ModelSpec):
-        return Decoder(spec, tensors, goal, Graph(DATA_FILE))
-    return Encoder(spec, tensors, goal, Graph(DATA_FILE))
+def planned_weights(spec: ModelSpec | EncoderSpec, tensors: Tensors, goal: Goal) -> Weights:
+    """The weights of a model with these tensors, none written yet, and with them the whole graph, made for `goal`."""
+    is_decoder = isinstance(spec, ModelSpec)
+    weights = Weights(tensors, goal, Graph(DATA_FILE, fine=is_decoder and goal is Goal.FIDELITY))
+    builder = Decoder(spec, weights) if isinstance(spec, ModelSpec) else Encoder(spec, weights)
+    builder.build()
+    return weights
 
 
-def _write_weights(stage: Path, builder: Builder, tensors: Tensors, report: Progress) -> None:
-    total, done = builder.graph.data_bytes, 0
+def _write_weights(stage: Path, weights: Weights, tensors: Tensors, report: Progress) -> None:
+    total, done = weights.graph.data_bytes, 0
     report("quantizing", 0, total)
     with DataFile(stage / DATA_FILE, total) as file:
-        with contextlib.closing(write_matrices(builder.matrices, tensors, file)) as written:
+        with contextlib.closing(write_matrices(weights.matrices, tensors, file)) as written:
             for num_bytes in written:
                 done += num_bytes
                 report("quantizing", done, total)
-        for vector in builder.vectors:
+        for vector in weights.vectors:
             file.write(vector.region.offset, vector.read(tensors))
     report("quantizing", total, total)
 
 
-def _write_graphs(stage: Path, builder: Builder, spec: ModelSpec | EncoderSpec) -> dict[str, str]:
+def _write_graphs(stage: Path, weights: Weights, spec: ModelSpec | EncoderSpec) -> dict[str, str]:
     """Writes the graph, and those that hold keys and values in other ways; the names of these by the way."""
-    model = builder.graph.model(f"hearth {__version__}")
+    model = weights.graph.model(f"hearth {__version__}")
     write_file(stage / GRAPH_FILE, model.SerializeToString())
     if isinstance(spec, EncoderSpec):
-        check_encoder(stage / GRAPH_FILE, spec, builder.graph.data_bytes)
+        check_encoder(stage / GRAPH_FILE, spec, weights.graph.data_bytes)
         return {}
     write_file(stage / INT8_KV_GRAPH_FILE, with_int8_cache(model, spec).SerializeToString())
     check_attention(stage / GRAPH_FILE, stage / INT8_KV_GRAPH_FILE, spec)
@@ -139,15 +116,15 @@ def _write_graphs(stage: Path, builder: Builder, spec: ModelSpec | EncoderSpec) 
     return {Q8_0: INT8_KV_GRAPH_FILE}
 
 
-def _verify(stage: Path, builder: Builder, tensors: Tensors, report: Progress) -> None:
-    total, done = sum(matrix.num_bytes for matrix in builder.matrices), 0
+def _verify(stage: Path, weights: Weights, tensors: Tensors, report: Progress) -> None:
+    total, done = sum(matrix.num_bytes for matrix in weights.matrices), 0
     report("verifying", 0, total)
     for graph in sorted(stage.glob("*.onnx")):
-        verify.check_structure(graph, builder.graph.data_bytes)
-    verify.check_vectors(stage / DATA_FILE, builder.vectors, tensors)
-    for matrix in builder.gathered:
+        verify.check_structure(graph, weights.graph.data_bytes)
+    verify.check_vectors(stage / DATA_FILE, weights.vectors, tensors)
+    for matrix in weights.gathered:
         verify.check_embedding(stage, DATA_FILE, matrix, tensors)
-    for num_bytes in verify.check_matrices(stage, DATA_FILE, builder.matrices, tensors):
+    for num_bytes in verify.check_matrices(stage, DATA_FILE, weights.matrices, tensors):
         done += num_bytes
         report("verifying", done, total)
 
@@ -160,16 +137,17 @@ def write_source(stage: Path, root: Path, checkpoint: Checkpoint) -> None:
 
 
 def variant_info(
-    files: dict[str, int], digest: str, spec: ModelSpec | EncoderSpec, builder: Builder, tokenizer: TokenizerFiles
+    files: dict[str, int], digest: str, spec: ModelSpec | EncoderSpec, weights: Weights, tokenizer: TokenizerFiles
 ) -> VariantInfo:
     """What is known of a variant of these files (name -> bytes) but parameter_count and kv_graphs."""
     return VariantInfo(
-        name=_name(builder.matrices),
+        name=_name(weights.matrices),
         exporter=EXPORTER,
+        goal=str(weights.goal),
         source=digest,
         architecture=spec.architecture,
         files=files,
-        holders=dict(sorted(builder.holders.items())),
+        holders=dict(sorted(weights.holders.items())),
         context_length=spec.context_length,
         vocab_size=spec.vocab_size,
         hidden_size=spec.hidden_size,
@@ -181,7 +159,7 @@ def variant_info(
         eos_ids=tokenizer.eos_ids,
         add_bos=tokenizer.add_bos,
         add_eos=tokenizer.add_eos,
-        weight_bytes=builder.graph.data_bytes,
+        weight_bytes=weights.graph.data_bytes,
         **(_decoder_facts(spec) if isinstance(spec, ModelSpec) else _encoder_facts(spec)),
     )
 

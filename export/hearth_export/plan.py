@@ -13,7 +13,7 @@ from hearth_export.pipeline import (
     GRAPH_FILE,
     INT8_KV_GRAPH_FILE,
     TOKENIZER_FILE,
-    builder_of,
+    planned_weights,
     variant_info,
 )
 from hearth_export.precision import Goal
@@ -48,17 +48,16 @@ def planned(source: Path, goal: Goal) -> Planned:
     """The variant that converting `source`, a file or a directory, would make. Raises ExportError."""
     with naming(source), open_checkpoint(source) as checkpoint:
         spec = read_spec(checkpoint)
-        builder = builder_of(spec, checkpoint, goal)
-        builder.build()
+        weights = planned_weights(spec, checkpoint, goal)
         tokenizer = build(checkpoint)
         about = describe(checkpoint)
-        graph_bytes = len(builder.graph.model("hearth").SerializeToString())
-        files = {GRAPH_FILE: graph_bytes, DATA_FILE: builder.graph.data_bytes}
+        graph_bytes = len(weights.graph.model("hearth").SerializeToString())
+        files = {GRAPH_FILE: graph_bytes, DATA_FILE: weights.graph.data_bytes}
         files[TOKENIZER_FILE] = len(tokenizer.json)
         is_decoder = not isinstance(spec, EncoderSpec)
         if is_decoder:
             files[INT8_KV_GRAPH_FILE] = graph_bytes
-        info = variant_info(files, "", spec, builder, tokenizer)
+        info = variant_info(files, "", spec, weights, tokenizer)
     kv_graphs = {Q8_0: INT8_KV_GRAPH_FILE} if is_decoder else {}
     info = msgspec.structs.replace(info, parameter_count=about.parameter_count, kv_graphs=kv_graphs)
     num_ctx = min(CONTEXT, info.context_length)
