@@ -82,6 +82,8 @@ def test_an_argument_that_is_no_text_is_refused(daemon: Daemon, home: Path) -> N
 
 
 def test_ps_shows_what_is_loaded_and_stop_unloads_it(daemon: Daemon, home: Path) -> None:
+    assert hearth(daemon, home, "stop", "tiny").returncode == 0  # another test's window is not asked for here
+    eventually(lambda: not daemon.loaded(), "nothing is loaded")
     assert hearth(daemon, home, "run", "tiny", "--keepalive", "-1m").returncode == 0
     heading, row = hearth(daemon, home, "ps").stdout.splitlines()
     assert heading.split() == ["NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL"]

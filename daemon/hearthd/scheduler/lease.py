@@ -23,7 +23,7 @@ MIN_NUM_CTX = 4
 
 
 class LoadOptions(msgspec.Struct, frozen=True):
-    """Load-time options of a request. None: whatever is loaded will do, else the server's default."""
+    """Load-time options of a request. None: what is loaded will do (see LoadedModel.serves), else the default."""
 
     num_ctx: int | None = None  # tokens
     num_batch: int | None = None  # prompt tokens evaluated at once
@@ -82,6 +82,7 @@ class LoadedModel:
     context_length: int  # tokens, of the model
     runner: Runner
     keep_alive_ns: int
+    least_num_ctx: int = 0  # tokens that a request gets which does not say
     accelerated: bool = False  # the machine has more than its CPU
     num_users: int = 0
     leaving: bool = False  # takes no more users and goes when idle
@@ -101,10 +102,14 @@ class LoadedModel:
         return self.num_users >= self.runner.loaded.num_slots
 
     def serves(self, options: LoadOptions) -> bool:
-        """Whether a new request with these options may use it."""
+        """Whether a new request with these options may use it.
+
+        One that does not ask for a window takes what is loaded, but not one that somebody wanted shorter than usual.
+        """
         usable = self.runner.alive and not self.leaving
         asked = options.clamped(self.context_length, accelerated=self.accelerated)
-        return usable and asked.met_by(self.options)
+        is_long_enough = asked.num_ctx is not None or self.runner.loaded.num_ctx >= self.least_num_ctx
+        return usable and is_long_enough and asked.met_by(self.options)
 
     def stop_timer(self) -> None:
         """No deadline while it is in use."""

@@ -149,6 +149,7 @@ class Loader:
             context_length=info.context_length,
             runner=runner,
             keep_alive_ns=defaults.keep_alive_ns,
+            least_num_ctx=0 if wanted.any_num_ctx else min(defaults.num_ctx, info.context_length),
             accelerated=defaults.accelerated,
         )
 

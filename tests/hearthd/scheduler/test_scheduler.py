@@ -61,10 +61,23 @@ def test_a_request_that_does_not_ask_for_num_ctx_takes_what_is_loaded() -> None:
     async def scenario() -> None:
         stage = Stage()
         scheduler = stage.scheduler()
+        await touch(scheduler, A, LoadOptions(num_ctx=CONTEXT_LENGTH))
+        lease = await touch(scheduler, A)
+        assert lease.runner.loaded.num_ctx == CONTEXT_LENGTH > 2048
+        assert len(stage.runners) == 1
+        await scheduler.stop()
+
+    run(scenario())
+
+
+def test_a_request_that_does_not_ask_for_num_ctx_gets_no_less_than_the_default() -> None:
+    async def scenario() -> None:
+        stage = Stage()
+        scheduler = stage.scheduler()
         await touch(scheduler, A, LoadOptions(num_ctx=512))
         lease = await touch(scheduler, A)
-        assert lease.runner.loaded.num_ctx == 512
-        assert len(stage.runners) == 1
+        assert lease.runner.loaded.num_ctx == 2048
+        assert len(stage.runners) == 2
         await scheduler.stop()
 
     run(scenario())
