@@ -175,6 +175,16 @@ def assert_quantized_variant(tiny: Tiny, kind: str, least: float) -> None:
     assert_alike(variant_logits(directory, ids), tiny.logits(ids), least)
 
 
+def assert_quantized_mixture(tiny: Tiny, kind: str, least: float) -> None:
+    """As `assert_quantized_variant`, of the middle position: where two experts are nearly tied a rounding decides."""
+    ids = text()
+    directory = converted(tiny.source(kind), tiny.root / f"quantized-{kind}")
+    reference = tiny.logits(ids)
+    for way, logits in variant_logits(directory, ids).items():
+        middle = np.median(cosines(logits, reference[-len(logits) :]))
+        assert middle >= least, f"{way}: {middle:.7f}"
+
+
 def assert_llama_cpp_agrees(tiny: Tiny, tolerance: float = 0.02) -> None:
     """llama.cpp, given the GGUF file, predicts what transformers predicts: so the file is as llama.cpp means it."""
     for length in (5, LENGTH):

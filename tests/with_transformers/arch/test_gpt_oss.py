@@ -20,6 +20,7 @@ from tests.with_transformers.harness import (
     Tiny,
     assert_float_variant,
     assert_llama_cpp_agrees,
+    assert_quantized_mixture,
     assert_quantized_variant,
     write_yarn_keys,
 )
@@ -84,6 +85,11 @@ def test_quantized_variant_stays_close(source: str, tmp_path: Path) -> None:
     assert_quantized_variant(
         Tiny(family(num_experts_per_tok=4), tmp_path), source, 0.99
     )  # no expert is near to being chosen
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_quantized_variant_that_chooses_experts_mostly_stays_close(source: str, tmp_path: Path) -> None:
+    assert_quantized_mixture(Tiny(family(), tmp_path), source, 0.98)
 
 
 def test_experts_in_mxfp4_keep_every_weight(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from tests.with_transformers.harness import (
     Tiny,
     assert_float_variant,
     assert_llama_cpp_agrees,
+    assert_quantized_mixture,
     assert_quantized_variant,
     permuting,
 )
@@ -63,3 +64,8 @@ def test_llama_cpp_reads_the_same_file_alike(tiny: Tiny) -> None:
 @pytest.mark.parametrize("source", ["safetensors", "gguf"])
 def test_quantized_variant_stays_close_where_no_choice_of_experts_can_change(source: str, tmp_path: Path) -> None:
     assert_quantized_variant(Tiny(family(num_experts_per_tok=6), tmp_path), source, 0.99)
+
+
+@pytest.mark.parametrize("source", ["safetensors", "gguf"])
+def test_quantized_variant_that_chooses_experts_mostly_stays_close(source: str, tmp_path: Path) -> None:
+    assert_quantized_mixture(Tiny(family(), tmp_path), source, 0.98)

@@ -109,6 +109,16 @@ def test_quantized_variant_stays_close(source: str, tmp_path: Path) -> None:
     assert_quantized_variant(Tiny(family(**PARTIAL), tmp_path), source, 0.99)
 
 
+@pytest.mark.parametrize("source", ["safetensors", "gguf"])
+@pytest.mark.parametrize("length", [ORIGINAL, 2 * ORIGINAL])
+def test_quantized_variant_of_a_lengthened_window_stays_close(
+    long: Tiny, length: int, source: str, tmp_path: Path
+) -> None:
+    ids = text(length=length)
+    directory = converted(long.source(source), tmp_path)
+    assert_alike(variant_logits(directory, ids), long.logits(ids), 0.96)
+
+
 def test_llama_cpp_takes_the_long_factors_of_the_same_file(long: Tiny) -> None:
     ids = text()  # longer than the original window, and so is llama.cpp's context
     expected = torch.log_softmax(torch.from_numpy(long.logits(ids)[-1]), -1).numpy()
