@@ -1,5 +1,5 @@
 # Every target does the set-up that it needs; see setup.sh.
-.PHONY: run test test-schemas test-slow test-kill test-export soak lint format bench bench-engines bench-sampling bench-constrained bench-clients bench-prefix bench-memory bench-kv bench-loading bench-shift bench-pull bench-export bench-embeddings clean
+.PHONY: run test test-schemas test-slow test-kill test-systemd test-cage test-export soak lint format bench bench-engines bench-sampling bench-constrained bench-clients bench-prefix bench-memory bench-kv bench-loading bench-shift bench-pull bench-export bench-embeddings clean
 BIN := .venv/bin
 
 run:
@@ -7,7 +7,7 @@ run:
 	@exec $(BIN)/hearth serve --starter
 
 test: lint
-	$(BIN)/python -m pytest -m "not slow and not kill and not soak" -n auto --dist loadfile
+	$(BIN)/python -m pytest -m "not slow and not kill and not soak and not systemd and not cage" -n auto --dist loadfile
 
 test-schemas:
 	@sh setup.sh dev
@@ -28,6 +28,14 @@ test-export:
 test-kill:
 	@sh setup.sh dev
 	$(BIN)/python -m pytest -m kill
+
+test-systemd:
+	@sh setup.sh systemd
+	$(BIN)/python -m pytest -m systemd -s tests/appliance
+
+test-cage:
+	@sh setup.sh cage
+	$(BIN)/python -m pytest -m cage -s tests/appliance/test_cage.py
 
 lint:
 	@sh setup.sh dev

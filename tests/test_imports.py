@@ -15,11 +15,12 @@ SOURCES = {"hearthd": ROOT / "daemon" / "hearthd", "hearth_export": ROOT / "expo
 
 # leaves that everybody in hearthd may import
 LEAVES = {"hearthd", "hearthd.errors", "hearthd.duration", "hearthd.goals", "hearthd.memory", "hearthd.threads"}
+LEAVES |= {"hearthd.cage", "hearthd.envfile", "hearthd.log", "hearthd.notify"}
 
 # place -> what it may import of ours, beside the leaves and itself; the composition root may import everything
 ALLOWED = {
     "hearthd.api": {"hearthd.prompt", "hearthd.scheduler", "hearthd.store", "hearthd.registry", "hearthd.options",
-                    "hearthd.modelfile", "hearthd.config", "hearthd.engine.frames"},
+                    "hearthd.modelfile", "hearthd.config", "hearthd.host", "hearthd.engine.frames"},
     "hearthd.prompt": set(),
     "hearthd.scheduler": {"hearthd.store", "hearthd.engine.frames"},
     "hearthd.engine": {"hearthd.store.variant", "hearthd.store.needs", "hearthd.store.durable"},
@@ -31,8 +32,9 @@ ALLOWED = {
     "hearthd.transfer": {"hearthd.store"},
     "hearthd.transfer.messages": set(),
     "hearthd.command": {"hearthd.config", "hearthd.host", "hearthd.values", "hearthd.modelfile", "hearthd.checks",
-                        "hearthd.store.names", "hearthd.options", "hearthd.repository"},
-    "hearthd.checks": {"hearthd.config", "hearthd.finding", "hearthd.store", "hearthd.scheduler.placement"},
+                        "hearthd.store.names", "hearthd.options", "hearthd.repository", "hearthd.service"},
+    "hearthd.checks": {"hearthd.config", "hearthd.finding", "hearthd.store", "hearthd.scheduler.placement",
+                       "hearthd.policy", "hearthd.service", "hearthd.host"},
     "hearthd.finding": {"hearthd.config", "hearthd.store"},
     "hearthd.config": {"hearthd.host", "hearthd.values"},
     "hearthd.host": {"hearthd.values"},
@@ -40,11 +42,17 @@ ALLOWED = {
     "hearthd.options": {"hearthd.engine.frames"},
     "hearthd.modelfile": {"hearthd.options"},
     "hearthd.repository": set(),
-    "hearthd.log": set(),
+    "hearthd.policy": {"hearthd.store.names", "hearthd.values", "hearthd.repository"},
+    "hearthd.boot": {"hearthd.policy", "hearthd.store", "hearthd.scheduler", "hearthd.registry",
+                     "hearthd.engine.frames"},
+    "hearthd.service": {"hearthd.config", "hearthd.host", "hearthd.values"},
+    "hearthd.preparing": {"hearthd.store", "hearthd.registry"},
+    "hearthd.supervision": set(),
+    "hearthd.reload": {"hearthd.config", "hearthd.policy"},
     "hearthd.starter": {"hearthd.store", "hearthd.registry"},
     "hearth_export": {"hearthd.store", "hearthd.repository", "hearthd.engine.bound"},
 }  # fmt: skip
-ROOTS = {"hearthd.app", "hearthd.cli", "hearthd.__main__"}
+ROOTS = {"hearthd.app", "hearthd.parts", "hearthd.cli", "hearthd.__main__"}
 HEAVY = {"numpy", "onnx", "onnxruntime", "tokenizers", "torch", "optimum", "gguf", "llguidance", "jsonschema"}
 # for child processes and the command line
 HEAVY |= {"aiohttp", "argparse", "cryptography", "httpx", "huggingface_hub", "requests", "rich"}

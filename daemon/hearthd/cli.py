@@ -35,6 +35,9 @@ def _serve(options: list[str]) -> int:
     if unknown:
         sys.stderr.write(f"Error: unknown option {unknown[0]!r}; see hearth serve --help\n")
         return 2
+    from hearthd import cage
+
+    cage.enter()
     from hearthd import app, config
 
     return app.run(config.load(), with_starter="--starter" in options)

@@ -75,6 +75,7 @@ class Config:
     hub_endpoint: str  # "": Hugging Face's own
     hub_token: str = field(repr=False)  # "": none
     share: bool
+    policy: Path | None
     set_by: Mapping[str, str]  # field -> the variable that set it, or DEFAULT and perhaps why
     faults: tuple[str, ...] = ()  # values that cannot be read, a sentence each
     warnings: tuple[str, ...] = ()
@@ -95,6 +96,7 @@ class Setting:
     default: Any  # a value, or a function of the environment that returns it
     shown: str  # the default, for people
     help: str
+    live: bool = True  # a reload puts it in force
 
     def default_in(self, environ: Mapping[str, str]) -> Any:
         """The value where no variable is set."""
@@ -122,6 +124,7 @@ SETTINGS = (
         Host(),
         "127.0.0.1:11434",
         "where to listen; :11434 is every interface",
+        live=False,
     ),
     Setting(
         "models",
@@ -130,6 +133,7 @@ SETTINGS = (
         _below("XDG_DATA_HOME", "~/.local/share", "models"),
         "$XDG_DATA_HOME/hearth/models",
         "the model store; one made by Ollama can be used as it is",
+        live=False,
     ),
     Setting(
         "cache",
@@ -138,6 +142,7 @@ SETTINGS = (
         _below("XDG_CACHE_HOME", "~/.cache", "variants"),
         "$XDG_CACHE_HOME/hearth/variants",
         "converted models, where the store is read-only",
+        live=False,
     ),
     Setting(
         "keep_alive_ns",
@@ -323,6 +328,7 @@ SETTINGS = (
         _below("XDG_DATA_HOME", "~/.local/share", "id_ed25519"),
         "$XDG_DATA_HOME/hearth/id_ed25519",
         "the key that signs for registries; made where it is missing",
+        live=False,
     ),
     Setting(
         "credentials",
@@ -355,6 +361,14 @@ SETTINGS = (
         False,
         "false",
         "serve the models, read-only, to other devices at /v2/",
+    ),
+    Setting(
+        "policy",
+        ("HEARTH_POLICY",),
+        FILE,
+        None,
+        "none",
+        "a file that names the models to pull and to load at start",
     ),
 )
 
@@ -389,6 +403,7 @@ IGNORED = {
 }
 
 OF_THE_CLIENT = {"HEARTH_NOHISTORY"}  # read by the command line
+ENV_FILE = "HEARTH_ENV_FILE"  # the file of variables that a reload reads again; see hearthd.reload
 
 
 def read_variable(environ: Mapping[str, str], name: str) -> str:
@@ -427,7 +442,7 @@ def _warnings(host: Host, environ: Mapping[str, str]) -> list[str]:
         warnings.append("HEARTH_HOST says https, but the daemon speaks plain HTTP; put a proxy before it for TLS")
     if idle := [f"{name} ({why})" for name, why in IGNORED.items() if read_variable(environ, name)]:
         warnings.append(f"set, but without effect here: {', '.join(idle)}")
-    known = OF_THE_CLIENT.union(*(row.variables for row in SETTINGS))
+    known = OF_THE_CLIENT.union([ENV_FILE], *(row.variables for row in SETTINGS))
     if unknown := sorted(name for name in environ if name.startswith("HEARTH_") and name not in known):
         warnings.append(f"no setting has this name: {', '.join(unknown)[:500]}; `hearth serve --help` lists them")
     return warnings

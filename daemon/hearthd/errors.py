@@ -109,3 +109,11 @@ class RunnerDied(HearthError):
 
 class RunnerKilled(RunnerDied):
     """A runner was killed, and not by the daemon: most likely by the kernel, for lack of memory."""
+
+
+class RunnerOutgrown(RunnerKilled):
+    """A runner was killed because it took more than its own limit."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(f"the model runner outgrew its limit of {limit_bytes >> 20} MiB and was killed")
+        self.limit_bytes = limit_bytes

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 from hearthd.config import Config
 from hearthd.store.blobs import BlobStore
@@ -35,6 +36,7 @@ class Device:
     config: Config
     blobs: BlobStore
     verify: bool  # whether blobs are hashed, which takes long
+    root: Path = Path("/")  # of the file system whose service is looked at
 
 
 Check = Callable[[Device], Iterator[Finding]]

@@ -12,8 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-PROC = Path("/proc")
-CGROUP = Path("/sys/fs/cgroup")
+from hearthd.cage import CGROUP, DAEMON, PROC, RUNNERS
+
 MACHINE = "the machine"
 UNLIMITED_BYTES = 1 << 60  # v1 says "no limit" by a number beyond it
 
@@ -29,9 +29,9 @@ class Scope:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What the machine and this process's cgroups have, in bytes."""
+    """What the machine and this service's cgroups have, in bytes."""
 
-    scopes: tuple[Scope, ...]  # the machine first, then this process's cgroups with a limit, innermost first
+    scopes: tuple[Scope, ...]  # the machine first, then this service's cgroups with a limit, innermost first
 
     @property
     def total_bytes(self) -> int:
@@ -54,8 +54,8 @@ class Pressure:
     """How hard memory is to get. None: this machine does not tell."""
 
     some_avg10: float | None  # percent of the last 10 s in which some task waited for memory; machine or cgroup
-    num_oom_kills: int | None  # ever, in this process's cgroup, else on the machine
-    num_limit_hits: int | None  # ever, of a limit of this process's cgroup
+    num_oom_kills: int | None  # ever, in this service's cgroup, else on the machine
+    num_limit_hits: int | None  # ever, of a limit of this service's cgroup; limits of cells are none
 
 
 def read_memory(proc: Path = PROC, cgroup: Path = CGROUP) -> Memory:
@@ -68,9 +68,11 @@ def read_memory(proc: Path = PROC, cgroup: Path = CGROUP) -> Memory:
 
 def read_pressure(proc: Path = PROC, cgroup: Path = CGROUP) -> Pressure:
     """The readings of this moment."""
-    v2, v1 = _group(proc, cgroup, ""), _group(proc, cgroup / "memory", "memory")
+    own, v1 = _group(proc, cgroup, ""), _group(proc, cgroup / "memory", "memory")
+    v2 = own.parent if _in_cage(own) else own
     events, control = _fields(v2 / "memory.events"), _fields(v1 / "memory.oom_control")
-    hits = [events[name] for name in ("high", "max") if name in events]
+    limited = [_fields(group / "memory.events.local") for group in (v2, v2 / RUNNERS)] if _in_cage(own) else [events]
+    hits = [fields[name] for fields in limited for name in ("high", "max") if name in fields]
     failures = _number(v1 / "memory.failcnt")
     stalls = [_some_avg10(proc / "pressure" / "memory"), _some_avg10(v2 / "memory.pressure")]
     kills = next((counts for counts in (events, control) if "oom_kill" in counts), None)
@@ -117,7 +119,9 @@ def _meminfo(path: Path) -> dict[str, int]:
 
 
 def _v2_scopes(proc: Path, root: Path) -> Iterator[Scope]:
-    for group in _ancestry(_group(proc, root, ""), root):
+    own = _group(proc, root, "")
+    runners = [own.parent / RUNNERS] if _in_cage(own) else []
+    for group in (*runners, *_ancestry(own, root)):
         limits = [_number(group / name) for name in ("memory.max", "memory.high")]  # the word "max" is no number
         limit = min((limit for limit in limits if limit is not None), default=None)
         used = _number(group / "memory.current")
@@ -157,6 +161,11 @@ def _group(proc: Path, root: Path, controller: str) -> Path:
             if controller in controllers.split(",") and ".." not in group.parts and group.is_dir():
                 return group
     return root
+
+
+def _in_cage(own: Path) -> bool:
+    """Whether the service's cgroup is the one above, see cage.py: what children do is seen there."""
+    return own.name == DAEMON and (own.parent / RUNNERS).is_dir()
 
 
 def _number(path: Path) -> int | None:

@@ -306,6 +306,11 @@ class TestWithoutLibraries:
         assert status == 0
         assert f"a server answers, version {__version__}" in lines(text, "address")[0]
 
+    def test_a_running_daemon_of_another_version_is_a_warning(self, report: Report) -> None:
+        with foreign_server({"version": "0.0.1"}) as port:
+            _, text = report(HEARTH_HOST=f"127.0.0.1:{port}")
+        assert lines(text, "address")[0].startswith("warning http://127.0.0.1:")
+
     def test_another_program_on_the_port_fails(self, report: Report) -> None:
         with foreign_server() as port:
             status, text = report(HEARTH_HOST=f"127.0.0.1:{port}")
@@ -350,12 +355,17 @@ class TestWithoutLibraries:
 class foreign_server:
     """A web server that is none of ours."""
 
+    def __init__(self, answer: object = ("hello",)) -> None:
+        self.answer = json.dumps(answer).encode()
+
     def __enter__(self) -> int:
+        answer = self.answer
+
         class Hello(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 self.send_response(200)
                 self.end_headers()
-                self.wfile.write(json.dumps(["hello"]).encode())
+                self.wfile.write(answer)
 
             def log_message(self, format: str, *args: object) -> None:
                 pass

@@ -143,6 +143,41 @@ def test_kills_and_hits_of_the_limit_are_the_own_groups(machine: Path) -> None:
     assert pressure(machine) == Pressure(None, 1, 7)
 
 
+@pytest.fixture
+def caged_machine(machine: Path) -> Path:
+    """As `machine`, with the daemon in a cage: the service is /a/b."""
+    (machine / "proc" / "self" / "cgroup").write_text("0::/a/b/daemon\n")
+    for name in ("daemon", "runners", "jobs"):
+        (machine / "cgroup" / "a" / "b" / name).mkdir()
+    return machine
+
+
+def test_from_a_cage_limits_of_the_service_and_of_its_runners_are_seen(caged_machine: Path) -> None:
+    unit = caged_machine / "cgroup" / "a" / "b"
+    limit(unit / "daemon", "max", 1)
+    limit(unit / "runners", str(300 << 10), 100 << 10)
+    limit(unit, str(500 << 10), 400 << 10)
+    assert read(caged_machine).scopes[1:] == (
+        Scope("cgroup /a/b/runners", 300 << 10, 200 << 10),
+        Scope("cgroup /a/b", 500 << 10, 100 << 10),
+    )
+
+
+def test_from_a_cage_kills_are_those_of_the_whole_service_and_hits_of_cells_do_not_count(caged_machine: Path) -> None:
+    unit = caged_machine / "cgroup" / "a" / "b"
+    (unit / "daemon" / "memory.events").write_text("high 0\nmax 0\noom 0\noom_kill 0\n")
+    (unit / "memory.events").write_text("high 0\nmax 90\noom 1\noom_kill 2\n")
+    (unit / "memory.events.local").write_text("high 0\nmax 3\noom 0\noom_kill 0\n")
+    (unit / "runners" / "memory.events.local").write_text("high 4\nmax 0\noom 0\noom_kill 0\n")
+    assert pressure(caged_machine) == Pressure(None, 2, 7)
+
+
+def test_stalls_of_all_that_a_caged_service_runs_are_seen(caged_machine: Path) -> None:
+    stalls = "some avg10=12.25 avg60=0.00 avg300=0.00 total=5\n"
+    (caged_machine / "cgroup" / "a" / "b" / "memory.pressure").write_text(stalls)
+    assert pressure(caged_machine).some_avg10 == 12.25
+
+
 def test_kills_and_hits_are_found_in_the_old_hierarchy(v1_machine: Path) -> None:
     own = v1_machine / "cgroup" / "memory" / "c" / "d"
     (own / "memory.oom_control").write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 2\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -17,6 +18,7 @@ from hearthd.api.guard import Guard
 from hearthd.api.services import Services
 from hearthd.api.wire import Failure
 from hearthd.errors import HearthError, Overloaded
+from hearthd.log import fields, request_id
 
 log = logging.getLogger(__name__)
 
@@ -77,12 +79,14 @@ class Api:
     """The ASGI application."""
 
     def __init__(self, services: Services, guard: Guard) -> None:
+        self.guard = guard  # a reload puts another here
         self._services = services
-        self._guard = guard
+        self._ids = itertools.count(1)
         self._router = Router(ROUTES, redirect_slashes=False, default=unknown)
 
     async def __call__(self, scope: Event, receive: Receive, send: Send) -> None:
         """Answer one request; nothing escapes but what the server itself raises."""
+        request_id.set(str(next(self._ids)))  # a request has its own task, and so its own context
         if self._services.config.log_requests:
             await self._answer_logged(scope, receive, send)
         else:
@@ -90,24 +94,28 @@ class Api:
 
     async def _answer_logged(self, scope: Event, receive: Receive, send: Send) -> None:
         """As _answer, then a line in the log; it holds neither bodies nor headers nor queries."""
-        begun_ns, status = time.monotonic_ns(), 0
+        begun_ns, status, num_bytes = time.monotonic_ns(), 0, 0
 
         async def noting(event: Event) -> None:
-            nonlocal status
+            nonlocal status, num_bytes
             status = event.get("status", status)
+            num_bytes += len(event.get("body", b""))
             await send(event)
 
         try:
             await self._answer(scope, receive, noting)
         finally:
-            milliseconds = (time.monotonic_ns() - begun_ns) / 1e6
-            log.info("%s %a %d %.1f ms", scope["method"], scope["path"][:MAX_LOGGED_CHARS], status, milliseconds)
+            duration_ns = time.monotonic_ns() - begun_ns
+            log.info(
+                *("%s %a %d %.1f ms", scope["method"], scope["path"][:MAX_LOGGED_CHARS], status, duration_ns / 1e6),
+                extra=fields(status=status, num_bytes=num_bytes, duration_ns=duration_ns),
+            )
 
     async def _answer(self, scope: Event, receive: Receive, send: Send) -> None:
         exchange = Exchange(scope, receive, send)
         scope.update({"app": self, EXCHANGE: exchange, SERVICES: self._services})
         try:
-            if await self._guard.admit(exchange):
+            if await self.guard.admit(exchange):
                 await self._router(scope, receive, send)
         except HTTPException:  # starlette's word for a known path with another method
             await refuse(self._services, exchange, 405, "405 method not allowed")

@@ -10,11 +10,11 @@ from hearthd.scheduler.scheduler import Scheduler
 from hearthd.store.store import ModelStore
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Services:
     """The daemon's parts, made by the composition root."""
 
-    config: Config
+    config: Config  # a reload puts another here
     store: ModelStore
     scheduler: Scheduler
     transfers: Transfers

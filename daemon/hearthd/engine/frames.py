@@ -79,6 +79,7 @@ class Load(Frame, frozen=True):
     prefix_dir: str = ""  # where evaluated prompts stay when the model leaves; "": nowhere
     prefix_bytes: int = 0  # at most, of all models together
     prompt: str = ""  # that will most likely come first: what is saved of it is read while the model opens
+    limit_bytes: int = 0  # of memory, beyond which the process is killed where that can be had; 0: none
 
 
 class Generate(Frame, frozen=True):

@@ -24,6 +24,8 @@ from pathlib import Path
 
 import msgspec
 
+from hearthd import cage
+from hearthd.cage import Cell
 from hearthd.errors import ExportFailed
 from hearthd.goals import BYTES
 from hearthd.registry.shared import Publish, Shared
@@ -202,10 +204,11 @@ def _decode_line(line: bytes) -> _Line:
 
 
 class _Child:
-    """A converter process, leader of its own process group."""
+    """A converter process, leader of its own process group, in a cell."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, cell: Cell) -> None:
         self._process = process
+        self._cell = cell
         self._stderr = b""
         self._stderr_task = asyncio.create_task(self._keep_stderr())
 
@@ -217,18 +220,22 @@ class _Child:
     async def start(cls, python: str, *arguments: str) -> _Child:
         """Start `python -m hearth_export` with these arguments. Raises ExportFailed where it cannot."""
         pipe, null = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
+        cell = cage.current().cell("converter")
         try:
             process = await asyncio.create_subprocess_exec(
-                *(python, *MODULE, *arguments),
+                *cell.wrap((python, *MODULE, *arguments)),
                 stdin=null,
                 stdout=pipe,
                 stderr=pipe,
                 limit=MAX_LINE_BYTES,
                 start_new_session=True,
             )
-        except OSError as error:
-            raise ExportFailed(f"the converter cannot be started: {python}: {error.strerror}") from error
-        return cls(process)
+        except BaseException as error:
+            cell.close()
+            if isinstance(error, OSError):
+                raise ExportFailed(f"the converter cannot be started: {python}: {error.strerror}") from error
+            raise
+        return cls(process, cell)
 
     async def read_line(self) -> bytes:
         """The next line of output; b"" at the end."""
@@ -278,6 +285,7 @@ class _Child:
             if not ending.done():
                 self._signal(signal.SIGKILL)
             await ending
+        self._cell.close()
         self._stderr_task.cancel()
 
     def death(self, status: int) -> ExportFailed:

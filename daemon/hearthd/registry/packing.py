@@ -8,6 +8,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+from hearthd import cage
 from hearthd.store.variant import PACKED, VariantInfo
 
 log = logging.getLogger(__name__)
@@ -26,19 +27,24 @@ async def ensure_packed(directory: Path, info: VariantInfo, kv_type: str) -> Non
     if directory in _refused or any((directory / PACKED).glob(f"{graph.stem}-*")):
         return
     log.info("packing the weights of %s", directory.parent.name[:12])
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", "hearthd.engine.packing", str(directory), kv_type),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-    )
+    cell = cage.current().cell("packing")
+    command = (sys.executable, "-P", "-m", "hearthd.engine.packing", str(directory), kv_type)
     try:
-        _, said = await process.communicate()
-    except asyncio.CancelledError:
-        with suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
-        raise
+        process = await asyncio.create_subprocess_exec(
+            *cell.wrap(command),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        try:
+            _, said = await process.communicate()
+        except asyncio.CancelledError:
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+            raise
+    finally:
+        cell.close()
     if process.returncode:
         _refused.add(directory)
         lines = said[-STDERR_BYTES:].decode(errors="replace").splitlines() or [f"exit status {process.returncode}"]

@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from hearthd import cage
 from hearthd.errors import StoreError, TransferFailed
 from hearthd.registry.shared import Shared
 from hearthd.transfer import messages
@@ -50,13 +51,20 @@ class Transfers:
         self, settings: Settings, *, environment: Mapping[str, str] | None = None, python: str = sys.executable
     ) -> None:
         """`environment`: variables of the process beside those of this one; secrets are no words of its command."""
-        self._command = (python, *MODULE, msgspec.json.encode(settings).decode())
-        self._environment = os.environ | (environment or {})
+        self._python = python
         self._process: _Process | None = None
         self._ids = itertools.count(1)
         self._fetches: Shared[tuple[str, str], Moved] = Shared()  # by digest and directory
         self._num_jobs = 0
         self._leaving: asyncio.TimerHandle | None = None
+        self.configure(settings, environment or {})
+
+    def configure(self, settings: Settings, environment: Mapping[str, str]) -> None:
+        """What the next process is told. One that runs leaves after the jobs that it has."""
+        self._command = (self._python, *MODULE, msgspec.json.encode(settings).decode())
+        self._environment = os.environ | dict(environment)
+        self._is_outdated = self._process is not None
+        self._let_go()
 
     async def manifest(self, repository: Repository, reference: str) -> bytes:
         """The manifest, byte for byte. Raises TransferFailed."""
@@ -162,11 +170,13 @@ class Transfers:
         try:
             if self._process is None or not self._process.serves:
                 self._process = _Process(self._command, self._environment)
+                self._is_outdated = False
             return await self._process.do(job, on_moved)
         finally:
             self._num_jobs -= 1
             if not self._num_jobs:
-                self._leaving = asyncio.get_running_loop().call_later(IDLE_S, self._let_go)
+                idle_s = 0.0 if self._is_outdated else IDLE_S
+                self._leaving = asyncio.get_running_loop().call_later(idle_s, self._let_go)
 
     def _let_go(self) -> None:
         if not self._num_jobs and self._process is not None:
@@ -251,8 +261,9 @@ class _Process:
         """The life of the process: start, answers, end. Fails the calls that are left."""
         why = "the transfer process ended"
         process: asyncio.subprocess.Process | None = None
+        cell = cage.current().cell("transfer")
         try:
-            process = await _start(command, environment)
+            process = await _start(cell.wrap(command), environment)
             self._started.set_result(process)
             if self._leaving:
                 self.dismiss()
@@ -265,6 +276,7 @@ class _Process:
                 with suppress(ProcessLookupError):
                     process.kill()
                 await process.wait()
+            cell.close()
             self._fail_all(why)
 
     async def _listen(self, process: asyncio.subprocess.Process) -> None:

@@ -66,6 +66,11 @@ class LoadOptions(msgspec.Struct, frozen=True):
         )
 
 
+def normal(keep_alive_ns: int) -> int:
+    """The duration with all that is for ever as FOREVER_NS."""
+    return FOREVER_NS if keep_alive_ns < 0 else min(keep_alive_ns, FOREVER_NS)
+
+
 def load_key(model: StoredModel) -> str:
     """Equal for models that can share one runner: the same checkpoint, adapters and projectors."""
     layers = model.manifest.of(media.ADAPTER, media.PROJECTOR)

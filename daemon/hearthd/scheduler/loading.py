@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from msgspec import structs
 
 from hearthd.engine.frames import Load
-from hearthd.errors import LoadFailed, RunnerKilled
+from hearthd.errors import LoadFailed, RunnerKilled, RunnerOutgrown
+from hearthd.log import fields
 from hearthd.memory import anonymous_bytes
 from hearthd.scheduler import placement
-from hearthd.scheduler.estimates import Estimates, needs_of, size
-from hearthd.scheduler.lease import LoadedModel, LoadOptions, NextPrompt
+from hearthd.scheduler.estimates import Estimates, limit_bytes, needs_of, size
+from hearthd.scheduler.lease import LoadedModel, LoadOptions, NextPrompt, normal
 from hearthd.scheduler.runner import Runner
 from hearthd.store.store import StoredModel
 from hearthd.store.variant import ENCODER, VariantInfo
@@ -47,6 +48,9 @@ class LoadDefaults:
     """What a load gets where its request does not say, and what no request says."""
 
     keep_alive_ns: int
+    keep_alive_by_name: Mapping[str, int] = field(
+        default_factory=dict
+    )  # ns, of models that have their own, by short name
     num_ctx: int = 4096  # tokens
     num_threads: int = 0  # 0: the runner decides
     num_batch: int = 512
@@ -57,6 +61,10 @@ class LoadDefaults:
     max_loaded: int = 3  # models; 0 or less: as many as memory holds
     memory_bytes: int = 0  # that all models may need together; 0: what is available
     accelerated: bool = False  # num_gpu can make a difference
+
+    def keep_alive_of(self, model: StoredModel) -> int:
+        """How long the model stays where nobody says; ns, FOREVER_NS: for ever."""
+        return normal(self.keep_alive_by_name.get(model.name.short, self.keep_alive_ns))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +105,8 @@ class Loader:
     """Loads one model at a time.
 
     `prepare` gives the directory of a runnable variant, `spawn` a runner for it, `available` the free memory in
-    bytes or None, `spare` what of it is left free where a model is loaded beside others.
+    bytes or None, `spare` what of it is left free where a model is loaded beside others. `changed` is told when
+    `underway` is another.
     """
 
     def __init__(
@@ -107,12 +116,14 @@ class Loader:
         available: Callable[[], int | None],
         defaults: LoadDefaults,
         spare: Callable[[], int] = lambda: 0,
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
         self._prepare = prepare
         self._spawn = spawn
         self._available = available
         self._spare = spare
-        self._defaults = defaults
+        self._changed = changed
+        self.defaults = defaults  # of the next loads
         self._estimates = Estimates()
         self.underway: Underway | None = None
 
@@ -128,19 +139,23 @@ class Loader:
         try:
             return await self._load(key, model, options, residents, prompt)
         finally:
-            self.underway = None
+            self._tell(None)
 
     async def _load(
         self, key: str, model: StoredModel, options: LoadOptions, residents: Residents, prompt: NextPrompt | None
     ) -> LoadedModel:
-        name, defaults = model.name.short, self._defaults
+        name, defaults = model.name.short, self.defaults
         directory, info = await self._prepare(model)
         wanted = Wanted(key, model, info, self._frame(directory, options, info), options.num_ctx is None)
         frame = await self._make_room(wanted, residents)
-        log.info("load %s: %d MiB needed, num_ctx %d", name, self._needed_bytes(wanted, frame) >> 20, frame.num_ctx)
+        needed_bytes = self._needed_bytes(wanted, frame)
+        told = fields(model=name, num_bytes=needed_bytes)
+        log.info("load %s: %d MiB needed, num_ctx %d", name, needed_bytes >> 20, frame.num_ctx, extra=told)
         frame, runner = await self._spawn_with_room(wanted, frame, residents, await self._text(prompt))
         ready = runner.loaded
-        log.info("ready %s: %d MiB, %.2f s, %s", name, ready.size_bytes >> 20, ready.load_ns / 1e9, ready.device)
+        told = fields(model=name, num_bytes=ready.size_bytes, duration_ns=ready.load_ns, pid=runner.pid or None)
+        size_mib, seconds = ready.size_bytes >> 20, ready.load_ns / 1e9
+        log.info("ready %s: %d MiB, %.2f s, %s", name, size_mib, seconds, ready.device, extra=told)
         self._estimates.learn(key, name, needs_of(frame, info), ready.resident_bytes)
         return LoadedModel(
             key=key,
@@ -148,14 +163,19 @@ class Loader:
             options=LoadOptions.of(frame),
             context_length=info.context_length,
             runner=runner,
-            keep_alive_ns=defaults.keep_alive_ns,
+            keep_alive_ns=defaults.keep_alive_of(model),
             least_num_ctx=0 if wanted.any_num_ctx else min(defaults.num_ctx, info.context_length),
             accelerated=defaults.accelerated,
         )
 
+    def _tell(self, underway: Underway | None) -> None:
+        if self.underway != underway:
+            self.underway = underway
+            self._changed()
+
     def _frame(self, directory: Path, asked: LoadOptions, info: VariantInfo) -> Load:
         """What the runner is told: what was asked for, else the defaults."""
-        defaults, context_length = self._defaults, info.context_length
+        defaults, context_length = self.defaults, info.context_length
         asked = asked.clamped(context_length, accelerated=defaults.accelerated)
         frame = Load(
             variant_dir=str(directory),
@@ -182,9 +202,12 @@ class Loader:
             await residents.settle()
             models = residents.resident()
             frame, act = self._plan(wanted, models)
-            self.underway = Underway(wanted.model, frame.num_ctx, self._needed_bytes(wanted, frame))
+            self._tell(Underway(wanted.model, frame.num_ctx, self._needed_bytes(wanted, frame)))
             by_key = {loaded.key: loaded for loaded in models}
             match act:
+                case placement.Refuse() if self._estimates.forgive(wanted.key):
+                    told = fields(model=name)
+                    log.warning("there is no room for %s with more memory than before", name, extra=told)
                 case placement.Refuse(needed, available):
                     raise LoadFailed(
                         f"model requires more system memory ({size(needed)}) than is available ({size(available)})"
@@ -192,7 +215,7 @@ class Loader:
                 case _ if wanted.key in by_key:  # with other load options
                     await residents.vacate(by_key[wanted.key], "reload")
                 case placement.Evict(key) | placement.Wait(key):
-                    log.info("%s needs room", name)
+                    log.info("%s needs room", name, extra=fields(model=name))
                     await residents.vacate(by_key[key], "evict")
                 case placement.Load():
                     self._tell_if_smaller(wanted, frame, models)
@@ -207,7 +230,7 @@ class Loader:
                 loaded,
                 needed_bytes=self._needed_bytes(wanted, frame),
                 available_bytes=available,
-                max_loaded=self._defaults.max_loaded,
+                max_loaded=self.defaults.max_loaded,
                 spare_bytes=spare,
             )
             if not isinstance(act, placement.Refuse):
@@ -215,7 +238,7 @@ class Loader:
         return frame, act
 
     def _budget(self, loaded: Sequence[placement.Resident]) -> int | None:
-        return placement.budget(self._available(), loaded, memory_bytes=self._defaults.memory_bytes)
+        return placement.budget(self._available(), loaded, memory_bytes=self.defaults.memory_bytes)
 
     def _reachable(self, loaded: Sequence[placement.Resident]) -> int:
         return placement.reachable(loaded, self._budget(loaded)) or 0
@@ -228,30 +251,49 @@ class Loader:
             "%s gets num_ctx %d in %d slots instead of %d in %d, which need %s of memory where %s are available",
             *(wanted.model.name.short, frame.num_ctx, frame.num_slots, wanted.frame.num_ctx, wanted.frame.num_slots),
             *(size(self._needed_bytes(wanted, wanted.frame)), size(self._reachable(loaded))),
+            extra=fields(model=wanted.model.name.short),
         )
 
     async def _text(self, prompt: NextPrompt | None) -> str:
         """What will be asked first, where some of it may have been saved."""
-        text = await prompt() if prompt is not None and self._defaults.prefix_dir else ""
+        text = await prompt() if prompt is not None and self.defaults.prefix_dir else ""
         return text if len(text) <= MAX_PROMPT_CHARS else ""
 
     async def _spawn_with_room(
         self, wanted: Wanted, frame: Load, residents: Residents, prompt: str
     ) -> tuple[Load, Runner]:
-        """A runner. Where one is killed, all others make room and one more is tried, then the smallest frame is."""
+        """A runner. Where one is killed, all others make room and one more is tried, then the smallest frame is.
+
+        Where one has outgrown its limit, others are not to blame: the next one gets more, if there is room.
+        """
         while True:
+            limit = limit_bytes(self._needed_bytes(wanted, frame))
             try:
-                return frame, await self._spawn(structs.replace(frame, prompt=prompt))
+                return frame, await self._spawn(structs.replace(frame, prompt=prompt, limit_bytes=limit))
+            except RunnerOutgrown as error:
+                if not self.outgrew(wanted.key, wanted.model, error):
+                    raise
+                frame = await self._make_room(wanted, residents)
+                continue
             except RunnerKilled as error:
                 others, least = residents.resident(), wanted.frames()[-1]
                 if not others and frame == least:
                     raise
                 remedy = "unloading all models" if others else f"num_ctx {least.num_ctx}, {least.num_slots} slots"
-                log.warning("%s; trying again: %s", error, remedy)
+                told = fields(model=wanted.model.name.short)
+                log.warning("%s; trying again: %s", error, remedy, extra=told)
             if not others:
                 frame = least
             for loaded in others:
                 await residents.vacate(loaded, "evict")
+
+    def outgrew(self, key: str, model: StoredModel, error: RunnerOutgrown) -> bool:
+        """A runner of that model has outgrown its limit. Whether the next one gets more: that is so once."""
+        gets_more = self._estimates.outgrew(key, error.limit_bytes)
+        if gets_more:
+            told = fields(model=model.name.short, num_bytes=error.limit_bytes)
+            log.warning("%s; the next one gets more", error, extra=told)
+        return gets_more
 
     def _needed_bytes(self, wanted: Wanted, frame: Load) -> int:
         return self._estimates.total_bytes(wanted.key, needs_of(frame, wanted.info))

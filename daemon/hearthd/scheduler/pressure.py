@@ -14,8 +14,10 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Protocol, TypeVar
 
+from hearthd import cage
 from hearthd.duration import SECOND_NS
 from hearthd.engine.frames import Load
+from hearthd.log import fields
 from hearthd.memory import Memory, Pressure, Scope, anonymous_bytes, read_memory, read_pressure
 from hearthd.scheduler.estimates import size
 from hearthd.scheduler.lease import LoadedModel
@@ -205,8 +207,11 @@ class Relievable(Protocol):
 
 
 def read() -> Reading:
-    """The readings of this moment."""
-    return Reading(read_memory(), read_pressure())
+    """The readings of this moment. A runner that was killed because of its own limit tells nothing of the others."""
+    pressure = read_pressure()
+    if pressure.num_oom_kills is not None:
+        pressure = replace(pressure, num_oom_kills=pressure.num_oom_kills - cage.current().num_limit_kills)
+    return Reading(read_memory(), pressure)
 
 
 class Watch:
@@ -262,10 +267,14 @@ class Watch:
     async def _perform(self, action: Action, models: Relievable) -> None:
         if action.kind is Kind.RELIEVE:
             loaded = models.idle()[0]
-            log.info("memory is short (%s): %s is idle and goes", action.why, loaded.model.name.short)
-            self._penalty.add(loaded.runner.loaded.size_bytes, self._clock())
+            name, size_bytes = loaded.model.name.short, loaded.runner.loaded.size_bytes
+            told = fields(model=name, num_bytes=size_bytes)
+            log.info("memory is short (%s): %s is idle and goes", action.why, name, extra=told)
+            self._penalty.add(size_bytes, self._clock())
             await models.relieve(loaded, "pressure")
         elif action.kind is not Kind.REST:
             level = 1 if action.kind is Kind.TRIM_CACHES else 2
             released_bytes = await models.trim(level)
-            log.info("memory is short (%s): all models are in use; trimmed %s", action.why, size(released_bytes))
+            told = fields(num_bytes=released_bytes)
+            trimmed = size(released_bytes)
+            log.info("memory is short (%s): all models are in use; trimmed %s", action.why, trimmed, extra=told)

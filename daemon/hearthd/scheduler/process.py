@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from hearthd.cage import Cell
+
 COMMAND = (sys.executable, "-P", "-m", "hearthd.engine")
 ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1"}  # NumPy multiplies nothing there, and threads take 35 ms to start
 
@@ -17,11 +19,11 @@ READ_FIELDS = (b"rchar:", b"read_bytes:")
 MINOR_FAULTS, MAJOR_FAULTS = 7, 9  # fields of /proc/PID/stat, counted behind the command's parenthesis
 
 
-async def start_process(fd: int, command: Sequence[str] = COMMAND) -> asyncio.subprocess.Process:
+async def start_process(fd: int, command: Sequence[str], cell: Cell) -> asyncio.subprocess.Process:
     """The process that serves the socket `fd`. When cancelled, there is none. OSError where it cannot start."""
     starting = asyncio.ensure_future(
         asyncio.create_subprocess_exec(
-            *(*command, "--fd", str(fd)),
+            *cell.wrap((*command, "--fd", str(fd))),
             pass_fds=[fd],
             start_new_session=True,
             stdin=asyncio.subprocess.DEVNULL,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 
 from hearthd.errors import HearthError
@@ -20,6 +21,7 @@ class Ticket:
     options: LoadOptions
     keep_alive_ns: int | None
     prompt: NextPrompt | None = None
+    context: Context = field(default_factory=copy_context)  # of the request: what its load tells the log is of it
     granted: asyncio.Future[LoadedModel | None] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )  # None: ask once more
@@ -40,9 +42,10 @@ class Ticket:
 
 
 class Queue:
-    """The tickets; one that has left is answered by whoever took it out."""
+    """The tickets; one that has left is answered by whoever took it out. `changed` is told of each change."""
 
-    def __init__(self) -> None:
+    def __init__(self, changed: Callable[[], None] = lambda: None) -> None:
+        self._changed = changed
         self._tickets: list[Ticket] = []
 
     def __len__(self) -> int:
@@ -62,10 +65,12 @@ class Queue:
     def append(self, ticket: Ticket) -> None:
         """Behind all others."""
         self._tickets.append(ticket)
+        self._changed()
 
     def remove(self, ticket: Ticket) -> None:
         """Out of its turn. ValueError where it is not here."""
         self._tickets.remove(ticket)
+        self._changed()
 
     def wants(self, head: Ticket) -> bool:
         """Whether anybody still waits for the load of `head`."""
@@ -75,9 +80,11 @@ class Queue:
         """Takes out those who want what `head` wants, itself included."""
         sharing = [ticket for ticket in self._tickets if ticket is head or ticket.shares_load_of(head)]
         self._tickets = [ticket for ticket in self._tickets if ticket not in sharing]
+        self._changed()
         return sharing
 
     def take_all(self) -> list[Ticket]:
         """Takes out everybody."""
         tickets, self._tickets = self._tickets, []
+        self._changed()
         return tickets

@@ -6,12 +6,14 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from contextvars import Context
 
 import msgspec
 
 from hearthd.errors import HearthError, Overloaded
-from hearthd.scheduler.lease import FOREVER_NS, LONGEST_TIMER_NS, LoadedModel
+from hearthd.log import fields
+from hearthd.scheduler.lease import FOREVER_NS, LONGEST_TIMER_NS, LoadedModel, normal
 from hearthd.scheduler.trim import release_freed
 
 log = logging.getLogger(__name__)
@@ -30,10 +32,14 @@ class Counts(msgspec.Struct, frozen=True):
 
 
 class ResidentModels:
-    """The models in memory, by load key. Tells `crashed` of each whose runner ended by itself."""
+    """The models in memory, by load key. Tells `crashed` of each whose runner ended by itself.
 
-    def __init__(self, crashed: Callable[[LoadedModel], None]) -> None:
+    `changed` is told when others are loaded, or more or fewer requests wait for a slot.
+    """
+
+    def __init__(self, crashed: Callable[[LoadedModel], None], changed: Callable[[], None] = lambda: None) -> None:
         self._crashed = crashed
+        self._changed = changed
         self._models: dict[str, LoadedModel] = {}
         self._unloading: set[asyncio.Task[None]] = set()
         self._watching: set[asyncio.Task[None]] = set()
@@ -73,11 +79,14 @@ class ResidentModels:
         """A model that has just been loaded."""
         self._models[loaded.key] = loaded
         self._tally["loads"] += 1
+        self._changed()
         _start(self._watching, self._watch(loaded))
 
     def use(self, loaded: LoadedModel, keep_alive_ns: int | None) -> LoadedModel:
         """One user more. `keep_alive_ns` None leaves the model's duration as it is."""
         loaded.num_users += 1
+        if loaded.num_waiting:
+            self._changed()
         loaded.stop_timer()
         if keep_alive_ns is not None:
             loaded.keep_alive_ns = normal(keep_alive_ns)
@@ -85,7 +94,10 @@ class ResidentModels:
 
     def release(self, loaded: LoadedModel) -> None:
         """One user less."""
+        had_waiting = loaded.num_waiting > 0
         loaded.num_users -= 1
+        if had_waiting:
+            self._changed()
         if not loaded.num_users and self._models.get(loaded.key) is loaded:
             self.rest(loaded)
 
@@ -97,7 +109,8 @@ class ResidentModels:
         elif loaded.keep_alive_ns <= LONGEST_TIMER_NS:
             delay_s = loaded.keep_alive_ns / 1e9
             loaded.expires_at_ns = time.time_ns() + loaded.keep_alive_ns
-            loaded.timer = asyncio.get_running_loop().call_later(delay_s, self._unload, loaded, "expire")
+            loop = asyncio.get_running_loop()
+            loaded.timer = loop.call_later(delay_s, self._unload, loaded, "expire", context=Context())
 
     # going
 
@@ -148,8 +161,12 @@ class ResidentModels:
     def _unload(self, loaded: LoadedModel, why: str, reason: HearthError | None = None, *, save: bool = True) -> None:
         loaded.stop_timer()
         if self._models.get(loaded.key) is loaded and loaded.runner.alive:  # else it goes by itself: see _watch
-            del self._models[loaded.key]
+            self._drop(loaded)
             _start(self._unloading, self._close(loaded, why, reason, save))
+
+    def _drop(self, loaded: LoadedModel) -> None:
+        del self._models[loaded.key]
+        self._changed()
 
     async def _close(self, loaded: LoadedModel, why: str, reason: HearthError | None, save: bool) -> None:
         started_ns = time.monotonic_ns()
@@ -158,9 +175,11 @@ class ResidentModels:
         finally:
             loaded.gone.set()
         release_freed()
-        seconds = (time.monotonic_ns() - started_ns) / 1e9
-        size = loaded.runner.loaded.size_bytes >> 20
-        log.info("%s %s: %d MiB, %.2f s%s", why, loaded.model.name.short, size, seconds, self._so_far(why))
+        name, size_bytes = loaded.model.name.short, loaded.runner.loaded.size_bytes
+        duration_ns = time.monotonic_ns() - started_ns
+        told = fields(model=name, num_bytes=size_bytes, duration_ns=duration_ns)
+        size_mib, seconds = size_bytes >> 20, duration_ns / 1e9
+        log.info("%s %s: %d MiB, %.2f s%s", why, name, size_mib, seconds, self._so_far(why), extra=told)
 
     def _so_far(self, why: str) -> str:
         """Counts what is counted; its number, for the log."""
@@ -174,7 +193,7 @@ class ResidentModels:
         """Drops a model whose process ended by itself."""
         await loaded.runner.wait_closed()
         if self._models.get(loaded.key) is loaded:
-            del self._models[loaded.key]
+            self._drop(loaded)
             loaded.stop_timer()
             try:
                 self._crashed(loaded)
@@ -205,12 +224,8 @@ class ResidentModels:
             await asyncio.wait(tasks)
 
 
-def normal(keep_alive_ns: int) -> int:
-    """The duration with all that is for ever as FOREVER_NS."""
-    return FOREVER_NS if keep_alive_ns < 0 else min(keep_alive_ns, FOREVER_NS)
-
-
-def _start(tasks: set[asyncio.Task[None]], work: Awaitable[None]) -> None:
-    task = asyncio.ensure_future(work)
+def _start(tasks: set[asyncio.Task[None]], work: Coroutine[None, None, None]) -> None:
+    """In the context of no request: what it tells the log is of none."""
+    task = asyncio.get_running_loop().create_task(work, context=Context())
     tasks.add(task)
     task.add_done_callback(tasks.discard)

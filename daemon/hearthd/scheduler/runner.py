@@ -12,6 +12,8 @@ from typing import Protocol, TypeVar
 
 from msgspec import structs
 
+from hearthd import cage
+from hearthd.cage import RUNNERS, Cell
 from hearthd.engine.frames import (
     MAX_FRAME_BYTES,
     PREFIX_BYTES,
@@ -35,7 +37,7 @@ from hearthd.engine.frames import (
     Trimmed,
     pack,
 )
-from hearthd.errors import HearthError, LoadFailed, LoadStalled, RunnerDied, RunnerKilled, TooLarge
+from hearthd.errors import HearthError, LoadFailed, LoadStalled, RunnerDied, RunnerKilled, RunnerOutgrown, TooLarge
 from hearthd.scheduler.answer import LAST, Answer, Reply
 from hearthd.scheduler.heartbeat import Heartbeat
 from hearthd.scheduler.link import Link
@@ -104,9 +106,15 @@ class ProcessRunner:
     """A Runner in a process of its own: `python -m hearthd.engine`."""
 
     def __init__(
-        self, process: asyncio.subprocess.Process, transport: asyncio.Transport, link: Link, hang_timeout_s: float
+        self,
+        process: asyncio.subprocess.Process,
+        cell: Cell,
+        transport: asyncio.Transport,
+        link: Link,
+        hang_timeout_s: float,
     ) -> None:
         self._process = process
+        self._cell = cell
         self._transport = transport
         self._link = link
         self._first: asyncio.Future[Loaded | LoadFailure] = asyncio.get_running_loop().create_future()
@@ -135,9 +143,12 @@ class ProcessRunner:
 
         Raises LoadFailed with the runner's sentence, LoadStalled when the load made no progress for `timeout_s`,
         RunnerDied when the process ended without a word. When cancelled, the process is gone before this returns.
-        A runner that has work and says nothing for `hang_timeout_s` is killed.
+        A runner that has work and says nothing for `hang_timeout_s` is killed; so is, where there can be limits, one
+        that takes more memory than `load.limit_bytes`: RunnerOutgrown.
         """
-        runner = await cls._spawn(command, hang_timeout_s)
+        runner = await cls._spawn(
+            command, cage.current().cell("runner", load.limit_bytes or None, among=RUNNERS), hang_timeout_s
+        )
         try:
             await runner._load(load, timeout_s)
         except BaseException:
@@ -146,20 +157,21 @@ class ProcessRunner:
         return runner
 
     @classmethod
-    async def _spawn(cls, command: Sequence[str], hang_timeout_s: float) -> ProcessRunner:
+    async def _spawn(cls, command: Sequence[str], cell: Cell, hang_timeout_s: float) -> ProcessRunner:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         link = Link()
         with theirs:
             transport, _ = await asyncio.get_running_loop().create_connection(lambda: link, sock=ours)
             try:
-                process = await start_process(theirs.fileno(), command)
+                process = await start_process(theirs.fileno(), command, cell)
             except BaseException as error:
                 transport.abort()
+                cell.close()
                 if isinstance(error, OSError):
                     raise LoadFailed(f"the model runner cannot be started: {error}") from error
                 raise
-        return cls(process, transport, link, hang_timeout_s)
+        return cls(process, cell, transport, link, hang_timeout_s)
 
     async def _load(self, load: Load, timeout_s: float) -> None:
         self._saves = bool(load.prefix_dir)
@@ -348,10 +360,16 @@ class ProcessRunner:
         if killed:
             self._kill()
         status = await exiting
+        self._cell.close()
         if self._reason is None:
-            kind = RunnerKilled if status == -signal.SIGKILL and not killed else RunnerDied
-            self._fail(kind(f"the model runner ended unexpectedly ({exit_sentence(status, by_us=killed)})"))
+            self._fail(self._death(status, by_us=killed))
         self._closed.set_result(None)
+
+    def _death(self, status: int, *, by_us: bool) -> RunnerDied:
+        if self._cell.outgrown and self._cell.limit_bytes is not None:
+            return RunnerOutgrown(self._cell.limit_bytes)
+        kind = RunnerKilled if status == -signal.SIGKILL and not by_us else RunnerDied
+        return kind(f"the model runner ended unexpectedly ({exit_sentence(status, by_us=by_us)})")
 
     async def wait_closed(self) -> None:
         """As Runner.wait_closed."""

@@ -15,15 +15,26 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from contextvars import Context
 
 from hearthd.duration import SECOND_NS
-from hearthd.errors import HearthError, LoadFailed, LoadStalled, Overloaded, RunnerDied
+from hearthd.errors import HearthError, LoadFailed, LoadStalled, Overloaded, RunnerDied, RunnerOutgrown
+from hearthd.log import fields
 from hearthd.memory import read_memory
 from hearthd.scheduler.crashes import Crash, Crashes
-from hearthd.scheduler.lease import FOREVER_NS, Lease, LoadedModel, LoadedStatus, LoadOptions, NextPrompt, load_key
+from hearthd.scheduler.lease import (
+    FOREVER_NS,
+    LONGEST_TIMER_NS,
+    Lease,
+    LoadedModel,
+    LoadedStatus,
+    LoadOptions,
+    NextPrompt,
+    load_key,
+)
 from hearthd.scheduler.loading import LoadDefaults, Loader, Prepare, Spawn
 from hearthd.scheduler.queue import Queue, Ticket
-from hearthd.scheduler.resident import Counts, ResidentModels, normal
+from hearthd.scheduler.resident import Counts, ResidentModels
 from hearthd.scheduler.runner import ProcessRunner
 from hearthd.store.store import StoredModel
 
@@ -41,6 +52,7 @@ class Scheduler:
     memory in bytes or None, `spare` what of it models beside others must leave. `keep_alive_ns` and
     `num_ctx` are the defaults for requests that do not say.
     `accelerated` says whether num_gpu can make a difference on this machine.
+    `changed` is called, and may be set by anybody, when something else is loaded, loading or waiting.
     """
 
     def __init__(
@@ -62,14 +74,14 @@ class Scheduler:
         spare: Callable[[], int] = lambda: 0,
         available: Callable[[], int | None] = lambda: read_memory().available_bytes or None,
     ) -> None:
-        self._keep_alive_ns = normal(keep_alive_ns)
+        self.changed: Callable[[], None] = lambda: None
         self._max_queue = max_queue
         self._loader = Loader(
             prepare,
             spawn,
             available,
             LoadDefaults(
-                keep_alive_ns=self._keep_alive_ns,
+                keep_alive_ns=keep_alive_ns,
                 num_ctx=num_ctx,
                 num_threads=num_threads,
                 num_parallel=num_parallel,
@@ -81,14 +93,22 @@ class Scheduler:
                 accelerated=accelerated,
             ),
             spare,
+            self._tell,
         )
-        self._residents = ResidentModels(self._crashed)
+        self._residents = ResidentModels(self._crashed, self._tell)
         self._crashes = Crashes()
-        self._queue = Queue()
+        self._queue = Queue(self._tell)
         self._num_pausing = 0  # requests that wait until their model may be loaded again
         self._worker: asyncio.Task[None] | None = None
         self._loading: tuple[Ticket, asyncio.Task[LoadedModel | None]] | None = None
         self._draining = False
+
+    def configure(self, defaults: LoadDefaults, max_queue: int) -> None:
+        """What loads and requests get from now on; loaded models keep what they have."""
+        self._loader.defaults, self._max_queue = defaults, max_queue
+
+    def _tell(self) -> None:
+        self.changed()
 
     # leases
 
@@ -129,7 +149,7 @@ class Scheduler:
 
     def _admit(self) -> None:
         """Whether one more may wait, be it for a load or for a slot of a loaded model. Raises Overloaded."""
-        if len(self._queue) + self._num_pausing + self._residents.num_waiting >= self._max_queue:
+        if self.num_waiting >= self._max_queue:
             raise Overloaded(BUSY)
 
     async def _pause(self, crash: Crash) -> None:
@@ -137,19 +157,23 @@ class Scheduler:
         now_ns = time.monotonic_ns()
         if crash.retry_at_ns - now_ns > LONGEST_WAIT_NS:
             raise LoadFailed(crash.sentence(now_ns))
-        self._num_pausing += 1
+        self._pausing(1)
         try:
             await asyncio.sleep((crash.retry_at_ns - now_ns) / SECOND_NS)
         finally:
-            self._num_pausing -= 1
+            self._pausing(-1)
+
+    def _pausing(self, difference: int) -> None:
+        self._num_pausing += difference
+        self.changed()
 
     # the queue
 
     async def _wait(self, ticket: Ticket) -> LoadedModel | None:
         """The model, used once more already, when it is loaded; None: ask again."""
-        self._queue.append(ticket)
         if self._worker is None:
-            self._worker = asyncio.get_running_loop().create_task(self._serve_queue())
+            self._worker = asyncio.get_running_loop().create_task(self._serve_queue(), context=Context())
+        self._queue.append(ticket)  # last: whoever is told of it may ask whether the queue is served
         try:
             return await ticket.granted
         except asyncio.CancelledError:
@@ -187,7 +211,7 @@ class Scheduler:
 
     async def _load_for(self, head: Ticket) -> None:
         """Loads what the head of the queue wants, and answers all who want the same."""
-        task = asyncio.get_running_loop().create_task(self._load(head))
+        task = asyncio.get_running_loop().create_task(self._load(head), context=head.context)
         self._loading = (head, task)
         try:
             await asyncio.wait([task])
@@ -214,7 +238,8 @@ class Scheduler:
         if isinstance(error, RunnerDied | LoadStalled):
             self._note_crash(head.key, head.model, str(error))
         if not isinstance(error, HearthError):
-            log.error("loading %s failed", head.model.name.short, exc_info=error)
+            name = head.model.name.short
+            log.error("loading %s failed", name, exc_info=error, extra=fields(model=name))
             error = LoadFailed(f"the model cannot be loaded: {error}")
         for ticket in self._queue.take_sharing(head):
             ticket.fail(error)
@@ -231,7 +256,10 @@ class Scheduler:
     # crashes
 
     def _crashed(self, loaded: LoadedModel) -> None:
-        reason = str(loaded.runner.reason or "the model runner ended unexpectedly")
+        error = loaded.runner.reason
+        if isinstance(error, RunnerOutgrown):
+            self._loader.outgrew(loaded.key, loaded.model, error)
+        reason = str(error or "the model runner ended unexpectedly")
         self._note_crash(loaded.key, loaded.model, reason, was_of_use=loaded.runner.num_answered > 0)
 
     def _note_crash(self, key: str, model: StoredModel, reason: str, *, was_of_use: bool = False) -> None:
@@ -239,7 +267,9 @@ class Scheduler:
         crash = self._crashes.add(key, reason, now_ns, was_of_use=was_of_use)
         pause = f", not loaded for {(crash.retry_at_ns - now_ns) / SECOND_NS:g} s" if crash.count > 1 else ""
         count = self._residents.count_crash()
-        log.error("crash %s: %s; %d in a row%s, %d so far", model.name.short, reason, crash.count, pause, count)
+        name = model.name.short
+        told = fields(model=name)
+        log.error("crash %s: %s; %d in a row%s, %d so far", name, reason, crash.count, pause, count, extra=told)
 
     # for the watch over memory
 
@@ -269,7 +299,8 @@ class Scheduler:
         """What is loaded and what is being loaded, the longest expiry first."""
         statuses = [LoadedStatus.of(loaded) for loaded in self._residents.resident()]
         if underway := self._loader.underway:
-            expires_at_ns = time.time_ns() + self._keep_alive_ns
+            keep_alive_ns = self._loader.defaults.keep_alive_of(underway.model)
+            expires_at_ns = time.time_ns() + keep_alive_ns if keep_alive_ns <= LONGEST_TIMER_NS else None
             size, num_ctx = underway.size_bytes, underway.num_ctx
             statuses.append(LoadedStatus(underway.model, size, 0, num_ctx, expires_at_ns, loading=True))
         return sorted(
@@ -279,6 +310,19 @@ class Scheduler:
     def counts(self) -> Counts:
         """What happened since the start."""
         return self._residents.counts()
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that wait for a load, for a slot of a loaded model, or until theirs may be loaded again."""
+        return len(self._queue) + self._num_pausing + self._residents.num_waiting
+
+    def stuck(self) -> str:
+        """Why those who wait for a model would wait for ever: a fault in here; "": they will not."""
+        worker = self._worker
+        if self._queue.head is None or (worker is not None and not worker.done()):
+            return ""
+        error = worker.exception() if worker is not None and not worker.cancelled() else "it is gone"
+        return f"{len(self._queue)} requests wait for a model, and what loads models has ended ({error!r})"
 
     # the end
 

@@ -14,8 +14,9 @@ import pytest
 from hearthd.api.guard import Guard
 from hearthd.api.routes import Api
 from hearthd.api.services import Services
-from hearthd.app import prepare, transfer_settings
 from hearthd.config import load
+from hearthd.parts import transfer_settings
+from hearthd.preparing import prepare
 from hearthd.registry.transfers import Transfers
 from hearthd.scheduler.scheduler import Scheduler
 from hearthd.store.store import open_store

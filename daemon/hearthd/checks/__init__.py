@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from hearthd import __version__
+from hearthd.checks import service
 from hearthd.config import DEFAULT, SETTINGS, Config, load, table
 from hearthd.errors import StoreError
 from hearthd.finding import Check, Device, Finding, Verdict, amount, counted, failure, ok, warning
@@ -60,6 +61,7 @@ def check_clock(device: Device) -> Iterator[Finding]:
         yield failure(f"it is said to be {now}", "set the clock; pulls fail and unused blobs look old without it")
     else:
         yield ok(now)
+        yield from service.check_time(device)
 
 
 def check_memory(device: Device) -> Iterator[Finding]:
@@ -313,7 +315,9 @@ def check_address(device: Device) -> Iterator[Finding]:
     host = device.config.host
     answer = _answer(device.config)
     if isinstance(answer, str):
-        yield ok(f"{host.url}: a server answers, version {answer} (this is {__version__})")
+        text = f"{host.url}: a server answers, version {answer} (this is {__version__})"
+        is_this = answer == __version__
+        yield ok(text) if is_this else warning(text, "start it again where it is to be this one")
     elif answer is None:
         yield _bindable(device.config)
     else:
@@ -367,8 +371,12 @@ def check_sharing(device: Device) -> Iterator[Finding]:
 
 CHECKS: tuple[tuple[str, Check], ...] = (
     ("settings", check_settings),
+    ("service", service.check_service),
+    ("socket", service.check_socket),
+    ("policy", service.check_policy),
     ("clock", check_clock),
     ("memory", check_memory),
+    ("swap", service.check_swap),
     ("store", check_store),
     ("cache", check_cache),
     ("models", check_models),
@@ -387,18 +395,27 @@ CHECKS: tuple[tuple[str, Check], ...] = (
 # the report
 
 
-def main(environ: Mapping[str, str] = os.environ, *, verify: bool = False) -> int:
-    """Print the settings in force and a line a finding; 1 where something fails, else 0."""
-    config = load(environ)
-    device = Device(environ, config, BlobStore(config.models / "blobs"), verify)
-    _say(_settings(config) + "\n")
+def main(environ: Mapping[str, str] = os.environ, *, verify: bool = False, root: Path = Path("/")) -> int:
+    """Print the settings in force and a line a finding; 1 where something fails, else 0.
+
+    Where a service is installed below `root` and `environ` has no setting, the settings are those of the service.
+    """
     counts = dict.fromkeys(Verdict, 0)
+    try:
+        settings = service.service_environ(environ, root)
+    except OSError as error:
+        settings = environ
+        counts[Verdict.FAIL] += 1
+        _tell("settings", failure(f"{error.filename} cannot be read: {error.strerror}", "run it again with sudo"))
+    if settings is not environ:
+        _say(f"the settings of the service, from {service.unit_path(root)} and {root / service.ENV_FILE}:\n")
+    config = load(settings)
+    device = Device(settings, config, BlobStore(config.models / "blobs"), verify, root)
+    _say(_settings(config) + "\n")
     for name, check in CHECKS:
         for finding in _findings(check, device):
             counts[finding.verdict] += 1
-            _say(f"{finding.verdict:8} {name:12} {finding.text}")
-            if finding.advice:
-                _say(f"{'':21} -> {finding.advice}")
+            _tell(name, finding)
     _say(f"\n{counted(counts[Verdict.FAIL], 'failure')}, {counted(counts[Verdict.WARNING], 'warning')}")
     return 1 if counts[Verdict.FAIL] else 0
 
@@ -414,6 +431,12 @@ def _settings(config: Config) -> str:
     rows: list[tuple[str, ...]] = [("setting", "value", "set by")]
     rows += [(row.variables[0], row.kind.show(getattr(config, row.name)), config.set_by[row.name]) for row in SETTINGS]
     return table(rows)
+
+
+def _tell(name: str, finding: Finding) -> None:
+    _say(f"{finding.verdict:8} {name:12} {finding.text}")
+    if finding.advice:
+        _say(f"{'':21} -> {finding.advice}")
 
 
 def _say(line: Any) -> None:
