@@ -1,7 +1,8 @@
 #!/bin/sh
-# Makes .venv with all that `make run` (setup.sh run) or `make test` (setup.sh dev) needs. Safe to run again.
+# Makes .venv with all that `make run` (setup.sh run) or `make test` (setup.sh dev) needs; setup.sh systemd and setup.sh
+# cage add the programs that make machines to test the service in. Safe to run again.
 set -eu
-purpose=${1:?usage: setup.sh run|dev|export}
+purpose=${1:?usage: setup.sh run|dev|export|systemd|cage}
 cd "$(dirname "$0")"
 
 say() { printf 'setup: %s\n' "$*" >&2; }
@@ -95,6 +96,29 @@ get_node_client() {
         >/dev/null 2>&1 || return 1
     touch ".venv/npm/$client"
 }
+
+# get_tools PROGRAM:PACKAGE...: those that are not here
+get_tools() {
+    missing=''
+    for pair in "$@"; do
+        PATH=$PATH:/usr/sbin:/sbin command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair#*:}"
+    done
+    [ -n "$missing" ] || return 0
+    say "installing$missing"
+    # shellcheck disable=SC2086  # they are words
+    apt $missing || say "going on without$missing (apt-get could not install them): tests that need them are skipped"
+}
+
+machines=''
+case $purpose in
+    systemd) machines='mmdebstrap:mmdebstrap systemd-nspawn:systemd-container' ;;
+    cage) machines='mmdebstrap:mmdebstrap mke2fs:e2fsprogs cpio:cpio qemu-system-x86_64:qemu-system-x86' ;;
+esac
+if [ -n "$machines" ]; then
+    # shellcheck disable=SC2086
+    get_tools $machines
+    purpose=dev
+fi
 
 make_venv
 stamp=.venv/.setup-$purpose

@@ -22,11 +22,30 @@ def test_help_lists_every_verb(words: list[str], capsys: pytest.CaptureFixture[s
     lines = capsys.readouterr().out.splitlines()
     verbs = {line.split()[0] for line in lines if line.startswith("  ") and line[2] != " "}
     assert verbs == {
-        *["serve", "run", "pull", "push", "list", "ps", "show", "create", "cp", "rm", "stop", "check", "help"]
+        *["serve", "run", "pull", "push", "list", "ps", "show", "create", "cp", "rm", "stop", "check", "help"],
+        *["install-service", "uninstall-service"],
     }
 
 
-@pytest.mark.parametrize("verb", ["run", "pull", "push", "list", "ls", "ps", "show", "create", "cp", "rm", "stop"])
+@pytest.mark.parametrize(
+    "verb",
+    [
+        "run",
+        "pull",
+        "push",
+        "list",
+        "ls",
+        "ps",
+        "show",
+        "create",
+        "cp",
+        "rm",
+        "stop",
+        "check",
+        "install-service",
+        "uninstall-service",
+    ],
+)
 def test_every_verb_has_a_help_of_its_own(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ending:
         cli.main(["help", verb])

@@ -27,6 +27,7 @@ from hearthd.errors import StoreError
 from hearthd.finding import Check, Device, Finding, Verdict, amount, counted, failure, ok, warning
 from hearthd.memory import Memory, Pressure, read_memory, read_pressure
 from hearthd.scheduler import placement
+from hearthd.service import ENV_FILE
 from hearthd.store import audit
 from hearthd.store.blobs import BlobStore
 from hearthd.store.durable import free_bytes
@@ -408,7 +409,7 @@ def main(environ: Mapping[str, str] = os.environ, *, verify: bool = False, root:
         counts[Verdict.FAIL] += 1
         _tell("settings", failure(f"{error.filename} cannot be read: {error.strerror}", "run it again with sudo"))
     if settings is not environ:
-        _say(f"the settings of the service, from {service.unit_path(root)} and {root / service.ENV_FILE}:\n")
+        _say(f"the settings of the service, from {service.unit_path(root)} and {root / ENV_FILE}:\n")
     config = load(settings)
     device = Device(settings, config, BlobStore(config.models / "blobs"), verify, root)
     _say(_settings(config) + "\n")

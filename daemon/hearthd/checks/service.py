@@ -12,24 +12,17 @@ from hearthd.envfile import read_env_file
 from hearthd.errors import HearthError
 from hearthd.finding import Device, Finding, counted, failure, ok, warning
 from hearthd.policy import read_policy
+from hearthd.service import ENV_FILE, ENVIRONMENT, SOCKET, UNIT
 from hearthd.store.store import ModelStore
 
 MANAGER_TIMEOUT_S = 5.0
-UNIT, SOCKET = "hearth.service", "hearth.socket"
 UNIT_DIRECTORIES = (
     "etc/systemd/system",
     "run/systemd/system",
     "usr/local/lib/systemd/system",
     "usr/lib/systemd/system",
 )
-ENV_FILE = "etc/hearth/hearth.env"
 CGROUPS = "sys/fs/cgroup"
-OF_THE_UNIT = {
-    "HOME": "/var/lib/hearth",
-    "XDG_DATA_HOME": "/var/lib",
-    "XDG_CACHE_HOME": "/var/cache",
-    "HEARTH_POLICY": "/etc/hearth/hearth.toml",
-}
 PROPERTIES = (
     *("ActiveState", "UnitFileState", "NRestarts", "Result", "WatchdogUSec", "ControlGroup", "Delegate"),
     "NeedDaemonReload",
@@ -52,7 +45,7 @@ def service_environ(environ: Mapping[str, str], root: Path) -> Mapping[str, str]
         given = read_env_file(root / ENV_FILE)
     except FileNotFoundError:
         given = {}
-    return {**environ, **OF_THE_UNIT, **given}
+    return {**environ, **ENVIRONMENT, **given}
 
 
 def check_service(device: Device) -> Iterator[Finding]:

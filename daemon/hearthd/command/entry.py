@@ -61,7 +61,7 @@ def _dispatch(words: list[str]) -> int:
         case []:
             sys.stdout.write(usage())
             return USAGE
-        case ["help", verb, *_] if verb in {*VERBS, *ALIASES, "check"}:
+        case ["help", verb, *_] if verb in {*VERBS, *ALIASES, *LOCAL} - {"help"}:
             return _dispatch([verb, "--help"])
         case ["-h" | "--help" | "help", *_]:
             sys.stdout.write(usage())
@@ -70,6 +70,8 @@ def _dispatch(words: list[str]) -> int:
             return _version()
         case ["check", *options]:
             return _check(options)
+        case ["install-service" | "uninstall-service" as verb, *options]:
+            return _service(verb, options)
     row = VERBS.get(ALIASES.get(words[0], words[0]))
     if row is None:
         return _fail(f"unknown command {words[0][:100]!r}; see hearth --help", USAGE)
@@ -140,6 +142,17 @@ def _check(options: list[str]) -> int:
     parser = _Parser(prog="hearth check", description=LOCAL["check"].capitalize() + ".", allow_abbrev=False)
     parser.add_argument("--verify", action="store_true", help="read every blob and compare it with its digest")
     return checks.main(os.environ, verify=parser.arguments(options).verify)
+
+
+def _service(verb: str, options: list[str]) -> int:
+    from hearthd.command import service
+
+    parser = _Parser(prog=f"hearth {verb}", description=LOCAL[verb].capitalize() + ".", allow_abbrev=False)
+    if verb == "install-service":
+        service.define_install(parser)
+        return service.install(parser.arguments(options))
+    service.define_uninstall(parser)
+    return service.uninstall(parser.arguments(options))
 
 
 def _fail(sentence: str, status: int) -> int:

@@ -31,6 +31,8 @@ ALIASES = {"ls": "list", "copy": "cp", "delete": "rm", "remove": "rm"}
 LOCAL = {
     "serve": "run the daemon (also: start)",
     "check": "look for what is wrong with this machine and its settings",
+    "install-service": "have systemd run the daemon",
+    "uninstall-service": "take the service away; models stay",
     "help": "this text, or that of a verb",
 }
 
@@ -38,7 +40,7 @@ LOCAL = {
 def usage() -> str:
     """The text of `hearth --help`."""
     rows = {"serve": LOCAL["serve"]} | {name: verb.summary for name, verb in VERBS.items()} | LOCAL
-    lines = "".join(f"  {name:<8} {summary}\n" for name, summary in rows.items())
+    lines = "".join(f"  {name:<17} {summary}\n" for name, summary in rows.items())
     return (
         "usage: hearth VERB [OPTION...] [ARGUMENT...]\n"
         "       hearth --version\n\n"
