@@ -15,7 +15,7 @@ from typing import Any
 
 import uvloop
 
-from hearthd import __version__, log, parts, starter
+from hearthd import __version__, cage, log, parts, starter
 from hearthd.api.guard import Guard, is_loopback
 from hearthd.api.routes import Api
 from hearthd.api.serving import HttpServer, bound_hosts, listen
@@ -114,8 +114,8 @@ class Daemon:
 
     async def _get_ready(self) -> None:
         """Tells the manager that the daemon is, and then that it is well, for ever."""
-        if self._policy.wait and self._boot_task is not None:
-            await awaited(self._manager, self._describe, self._boot_task)
+        if self._policy.wait:
+            await awaited(self._manager, self._describe, self._boot.tried)
         self._manager.ready(self._describe())
         health = Health(self._server.complaint, self._services.scheduler.stuck)
         await feed(self._manager, health)
@@ -123,6 +123,8 @@ class Daemon:
     async def _begin(self, with_starter: bool) -> None:
         """Say that the daemon serves; make what the first start makes: the key, the starter model if wanted."""
         url, store = self._hosts[0].connectable.url, self._services.store
+        if self._manager.listens and (missing := cage.current().why_not):
+            logger.warning("%s; budgets count all the same", missing)
         logger.info("hearth %s listens on %s, models in %s", __version__, url, store.root)
         await self._make_key()
         if with_starter:
@@ -161,6 +163,7 @@ class Daemon:
             f"{scheduler.num_waiting} waiting" if scheduler.num_waiting else "",
             self._booting,
             f"at {', '.join(host.url for host in self._hosts)}",
+            cage.current().why_not if self._manager.listens else "",
         ]
         return "; ".join(text for text in said if text)
 

@@ -66,6 +66,7 @@ class Boot:
         self._lock = asyncio.Lock()  # a run that was cancelled ends before the next one begins
         self._told_at_s = 0.0
         self._num_moved = 0  # bytes
+        self.tried = asyncio.Event()  # each model is loaded, or given up, or waits for its next try
 
     async def run(self, policy: Policy) -> None:
         """Returns when each model is pulled and loaded, or given up. Cancelling it leaves what was fetched."""
@@ -77,12 +78,14 @@ class Boot:
                 for model, tries in list(waiting.items()):
                     if await self._is_done(model, tries):
                         del waiting[model]
+                self.tried.set()
                 if waiting:
                     pause_s = FIRST_PAUSE_S if self._num_moved > num_moved else pause_s
                     names = ", ".join(model.name.short for model in waiting)
                     self._tell(f"{names}: trying again in {pause_s:.0f} s")
                     await asyncio.sleep(pause_s)
                     pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+            self.tried.set()
             self._tell("")
 
     async def _is_done(self, wanted: Wanted, tries: _Tries) -> bool:

@@ -211,10 +211,10 @@ def _listen_drop_in(addresses: tuple[str, ...]) -> str:
 def manual() -> str:
     """The text of hearth.env: every setting, what it means, and its default, for the service."""
     head = (
-        "Settings of the service, as systemd.exec(5) reads an EnvironmentFile=: NAME=value, one a line. Each line "
-        "below has the default; take the # away to change it. Then `systemctl reload hearth`: running requests go on. "
-        "Settings marked [restart] take effect with `systemctl restart hearth`. `hearth check` tells what is wrong with "
-        "them."
+        "Settings of the service, as systemd.exec(5) reads an EnvironmentFile=: NAME=value, one a line. "
+        "Each line below has the default; take the # away to change it. Then `systemctl reload hearth`: running "
+        "requests go on. Settings marked [restart] take effect with `systemctl restart hearth`. "
+        "`hearth check` tells what is wrong with them."
     )
     return "\n\n".join([_comment(head), *map(_entry, SETTINGS)]) + "\n"
 

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from hearthd.notify import Manager
 from hearthd.threads import in_thread
@@ -81,8 +82,9 @@ class StatusLine:
         self._manager.status(self._describe())
 
 
-async def awaited(manager: Manager, describe: Callable[[], str], start: asyncio.Task[None]) -> None:
-    """Returns when `start` has ended; until then the manager is asked for more time."""
-    while not start.done():
+async def awaited(manager: Manager, describe: Callable[[], str], done: asyncio.Event) -> None:
+    """Returns when `done` is set; until then the manager is asked for more time."""
+    while not done.is_set():
         manager.extend(EXTENSION_S, describe())
-        await asyncio.wait([start], timeout=BEAT_S)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(done.wait(), BEAT_S)

@@ -29,8 +29,9 @@ from hearth_export.stream import write_matrices
 from hearth_export.tokenizer import TokenizerFiles, build
 from hearth_export.tokenizer_limit import limited
 from hearth_export.weights import Weights
-from hearth_export.writer import DataFile, publish, require_space, staged, write_file
+from hearth_export.writer import DataFile, require_space, staged, write_file
 from hearthd import __version__
+from hearthd.store.durable import replace_directory
 from hearthd.store.variant import EXPORTER, Q8_0, SOURCE_FILE, VARIANT_FILE, RopeInfo, VariantInfo, read_source
 
 GRAPH_FILE = "model.onnx"
@@ -76,7 +77,7 @@ def convert(
             info = msgspec.structs.replace(info, kv_graphs=kv_graphs, parameter_count=counted)
             write_file(stage / VARIANT_FILE, msgspec.json.encode(info))
             write_source(stage, root, checkpoint)
-            publish(stage, root / info.name)
+            replace_directory(stage, root / info.name)
     return info.name
 
 

@@ -22,9 +22,10 @@ from hearth_export.readers.skeleton import read_skeleton
 from hearth_export.source import parameter_count
 from hearth_export.tokenizer import TokenizerFiles, build
 from hearth_export.tokenizer_limit import limited
-from hearth_export.writer import publish, require_space, staged, write_file
+from hearth_export.writer import require_space, staged, write_file
 from hearthd.engine.bound import Array, BoundGraph, Floats, cut
 from hearthd.memory import read_memory
+from hearthd.store.durable import replace_directory
 from hearthd.store.variant import ENCODER, EXPORTER, VARIANT_FILE, Binding, VariantInfo
 
 LOCATION = "location"  # of external_data
@@ -70,7 +71,7 @@ def take(
         info = msgspec.structs.replace(info, goal=goal)
         write_file(stage / VARIANT_FILE, msgspec.json.encode(info))
         write_source(stage, root, described or repository)
-        publish(stage, root / info.name)
+        replace_directory(stage, root / info.name)
     return info.name
 
 

@@ -166,14 +166,3 @@ def _write_failure(root: Path, error: OSError) -> str:
         free = shutil.disk_usage(root).free
         return f"the disk under {root} is full ({free >> 20} MiB free): make room and try again"
     return f"the converted model cannot be written under {root}: {error.strerror}"
-
-
-def publish(stage: Path, target: Path) -> None:
-    """Renames a finished directory to `target`, replacing what is there; durable when it returns."""
-    sync_directory(stage)
-    old = target.with_name(f".tmp-{os.getpid()}-replaced-{target.name}")
-    if target.exists():
-        target.rename(old)
-    stage.rename(target)
-    sync_directory(target.parent)
-    shutil.rmtree(old, ignore_errors=True)

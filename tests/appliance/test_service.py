@@ -112,7 +112,7 @@ def test_no_memory_is_writable_and_executable(service: Machine) -> None:
 
 def test_the_journal_has_fields_beside_the_text(service: Machine) -> None:
     service.post("/api/generate", model="tiny", prompt="x", options={"num_predict": 1})
-    loaded = service.journal("HEARTH_MODEL=tiny")[-1]
+    loaded = service.journal("HEARTH_MODEL=tiny:latest")[-1]
     assert loaded["PRIORITY"] == "6"
     assert loaded["SYSLOG_IDENTIFIER"] == "hearth"
     ready = next(entry for entry in reversed(service.journal()) if entry["MESSAGE"].startswith("ready tiny"))
@@ -130,16 +130,17 @@ def test_an_error_has_the_priority_of_errors_in_the_journal(service: Machine) ->
 
 
 def test_an_announced_service_is_seen_by_others_on_the_network(service: Machine) -> None:
-    service.run("ip", "link", "add", "dummy0", "type", "dummy")
+    service.run("ip", "link", "add", "lan0", "type", "veth", "peer", "name", "lan1")
     try:
-        service.run("ip", "link", "set", "dummy0", "up", "multicast", "on")
-        service.run("ip", "address", "add", "192.0.2.1/24", "dev", "dummy0")
+        for name in ("lan0", "lan1"):
+            service.run("ip", "link", "set", name, "up", "multicast", "on")
+        service.run("ip", "address", "add", "192.0.2.1/24", "dev", "lan0")
         assert browse(service) == ""
         service.run("hearth", "install-service", "--announce")
         found = eventually(lambda: browse(service), "the service is announced")
         assert f";{PORT};" in found
     finally:
-        service.run("ip", "link", "delete", "dummy0")
+        service.run("ip", "link", "delete", "lan0")
 
 
 def browse(machine: Machine) -> str:

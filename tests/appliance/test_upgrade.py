@@ -70,7 +70,7 @@ def test_an_upgrade_refuses_no_connection_and_keeps_the_models(machine: Machine)
     assert list(dict.fromkeys(visitor.versions)) == [before, NEXT]
     assert machine.get("/api/tags")["models"] == models
     answer = machine.post("/api/generate", model="tiny", prompt="x", options={"num_predict": 2})
-    assert answer["eval_count"] == 2
+    assert answer.get("eval_count") == 2, answer
 
 
 def test_the_installation_again_changes_nothing(machine: Machine) -> None:

@@ -39,15 +39,23 @@ class Daemon:
     """A running `python -m hearthd`. `wrap` is what its command starts with, as tests/box.py makes it."""
 
     def __init__(self, directory: Path, *arguments: str, wrap: Sequence[str] = (), **settings: str) -> None:
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        self._settle(free_port())
         self.log_path = directory / "daemon.log"
         environment = {key: value for key, value in os.environ.items() if not key.startswith(("HEARTH_", "OLLAMA_"))}
         environment |= {"HEARTH_HOST": f"127.0.0.1:{self.port}", "HEARTH_MODELS": str(directory / "models")} | settings
         with self.log_path.open("ab") as log:
             command = [*wrap, sys.executable, "-m", "hearthd", *arguments]
             self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+
+    def _settle(self, port: int) -> None:
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
         self.http = httpx.Client(base_url=self.url, timeout=PATIENCE_S, trust_env=False)
+
+    def move_to(self, port: int) -> None:
+        """From now on ask it there."""
+        self.http.close()
+        self._settle(port)
 
     @property
     def log(self) -> str:

@@ -14,7 +14,8 @@ import pytest
 
 from hearth_export import writer
 from hearth_export.errors import ExportError
-from hearth_export.writer import DataFile, publish, require_space, staged, staged_file, write_file
+from hearth_export.writer import DataFile, require_space, staged, staged_file, write_file
+from hearthd.store.durable import replace_directory
 from hearthd.store.store import ModelStore
 from hearthd.store.variant import VARIANT_FILE, read_variant
 from tests.conftest import convert
@@ -90,7 +91,7 @@ def test_publishing_replaces_what_was_there(tmp_path: Path) -> None:
     for content in (b"first", b"second"):
         with staged(tmp_path) as stage:
             write_file(stage / "file", content)
-            publish(stage, tmp_path / "target")
+            replace_directory(stage, tmp_path / "target")
         assert (tmp_path / "target" / "file").read_bytes() == content
     assert [path.name for path in tmp_path.iterdir()] == ["target"]
 

@@ -22,7 +22,7 @@ from pathlib import Path
 import msgspec
 
 from hearthd.store import media
-from hearthd.store.durable import DIR_MODE, explained, sync_directory
+from hearthd.store.durable import DIR_MODE, explained, replace_directory
 from hearthd.store.manifest import PROVIDER_NOTE, SOURCE_NOTE, Layer, Manifest
 from hearthd.store.removal import unfinished
 from hearthd.store.store import ModelStore
@@ -102,8 +102,7 @@ def _install(store: ModelStore, variant: ShippedVariant) -> bool:
         if not _is_sound(directory, variant):
             log.warning("the shipped variant %s of %s cannot be used here", variant.name, variant.source)
             return False
-        sync_directory(directory)
-        _publish(directory, root / variant.name)
+        replace_directory(directory, root / variant.name)
     store.prompts.forget(variant.source)  # another graph evaluated them
     return True
 
@@ -114,16 +113,6 @@ def _is_sound(directory: Path, variant: ShippedVariant) -> bool:
         return False
     files = {*info.files, info.graph, info.tokenizer}
     return info.source == variant.source and info.provider == variant.provider and files <= set(variant.layers)
-
-
-def _publish(directory: Path, target: Path) -> None:
-    """Rename, replacing what cannot be read there."""
-    if target.exists():
-        aside = directory.with_name(f"{directory.name}-old")
-        target.rename(aside)
-        shutil.rmtree(aside, ignore_errors=True)
-    directory.rename(target)
-    sync_directory(target.parent)
 
 
 def _install_source(store: ModelStore, manifest: Manifest, source: str) -> None:

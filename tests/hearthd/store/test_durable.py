@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from hearthd.errors import StoreError
-from hearthd.store.durable import explained, free_bytes, write_all, write_file
+from hearthd.store.durable import explained, free_bytes, replace_directory, write_all, write_file
 
 
 def test_written_file_replaces_the_old_one_and_makes_its_directories(tmp_path: Path) -> None:
@@ -16,6 +18,43 @@ def test_written_file_replaces_the_old_one_and_makes_its_directories(tmp_path: P
         write_file(path, data)
         assert path.read_bytes() == data
     assert list(path.parent.iterdir()) == [path]
+
+
+def directory_with(path: Path, text: str) -> Path:
+    path.mkdir(parents=True)
+    (path / "file").write_text(text)
+    return path
+
+
+def test_a_finished_directory_replaces_what_has_its_name(tmp_path: Path) -> None:
+    target = directory_with(tmp_path / "target", "old")
+    for text in ("new", "newer"):
+        replace_directory(directory_with(tmp_path / "finished", text), target)
+        assert (target / "file").read_text() == text
+        assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_directory_that_lies_in_a_lower_layer_of_overlayfs_is_replaced(tmp_path: Path) -> None:
+    directory_with(tmp_path / "lower" / "target", "old")
+    for name in ("upper", "work", "merged"):
+        (tmp_path / name).mkdir()
+    program = """if True:
+        import sys
+        from pathlib import Path
+        from hearthd.store.durable import replace_directory
+        merged = Path(sys.argv[1])
+        (merged / "finished").mkdir()
+        (merged / "finished" / "file").write_text("new")
+        replace_directory(merged / "finished", merged / "target")
+        print((merged / "target" / "file").read_text(), *sorted(path.name for path in merged.iterdir()))
+    """
+    options = f"lowerdir={tmp_path}/lower,upperdir={tmp_path}/upper,workdir={tmp_path}/work,redirect_dir=off"
+    mounted = f'mount -t overlay overlay -o {options} {tmp_path}/merged || exit 77; exec "$0" "$@"'
+    command = ["unshare", "--mount", "sh", "-c", mounted, sys.executable, "-c", program, f"{tmp_path}/merged"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode == 77 or "unshare failed" in done.stderr:
+        pytest.skip(f"overlayfs cannot be mounted here: {done.stderr.strip()}")
+    assert (done.returncode, done.stdout) == (0, "new target\n"), done.stderr
 
 
 def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
