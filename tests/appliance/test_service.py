@@ -111,6 +111,8 @@ def test_no_memory_is_writable_and_executable(service: Machine) -> None:
 
 
 def test_the_journal_has_fields_beside_the_text(service: Machine) -> None:
+    service.write("/etc/hearth/hearth.env", "HEARTH_LOG_REQUESTS=1\n")
+    service.run("systemctl", "reload", SERVICE)
     service.post("/api/generate", model="tiny", prompt="x", options={"num_predict": 1})
     loaded = service.journal("HEARTH_MODEL=tiny:latest")[-1]
     assert loaded["PRIORITY"] == "6"
@@ -127,6 +129,23 @@ def test_an_error_has_the_priority_of_errors_in_the_journal(service: Machine) ->
     service.write("/etc/hearth/hearth.env", "HEARTH_NUM_PARALLEL=many\n")
     service.try_run("systemctl", "reload", SERVICE)
     assert any("HEARTH_NUM_PARALLEL" in entry["MESSAGE"] for entry in service.journal("PRIORITY=3"))
+
+
+def test_the_check_finds_a_healthy_service_and_says_what_is_missing(service: Machine) -> None:
+    done = service.try_run("hearth", "check")
+    assert done.returncode == 0, done.stdout
+    assert "ok       service      active" in done.stdout
+    assert f"ok       socket       127.0.0.1:{PORT}" in done.stdout
+    assert "is started again after 30s" in done.stdout
+
+
+def test_the_check_of_a_service_that_cannot_start_says_why(service: Machine) -> None:
+    service.write("/etc/hearth/hearth.env", "HEARTH_NUM_PARALLEL=many\n")
+    service.try_run("systemctl", "restart", SERVICE)
+    done = service.try_run("hearth", "check")
+    assert done.returncode == 1
+    assert "HEARTH_NUM_PARALLEL='many' cannot be used" in done.stdout
+    assert "warning  service" in done.stdout
 
 
 def test_an_announced_service_is_seen_by_others_on_the_network(service: Machine) -> None:
