@@ -1,5 +1,5 @@
 # Every target does the set-up that it needs; see setup.sh.
-.PHONY: run test test-schemas test-slow test-kill test-systemd test-cage test-export soak lint format bench bench-engines bench-sampling bench-constrained bench-clients bench-prefix bench-memory bench-kv bench-loading bench-shift bench-pull bench-export bench-embeddings clean
+.PHONY: run test test-schemas test-slow test-kill test-systemd test-cage test-export soak lint format bench bench-engines bench-sampling bench-constrained bench-clients bench-prefix bench-memory bench-kv bench-loading bench-service bench-shift bench-pull bench-export bench-embeddings clean
 BIN := .venv/bin
 
 run:
@@ -82,6 +82,10 @@ bench-kv:
 bench-loading:
 	@sh setup.sh dev
 	$(BIN)/python -m bench.loading
+
+bench-service:
+	@sh setup.sh systemd
+	$(BIN)/python -m bench.service
 
 bench-engines:
 	@sh setup.sh dev

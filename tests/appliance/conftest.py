@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.appliance.machine import MACHINE_TOOLS, Machine, running
+from tests.appliance.machine import MACHINE_TOOLS, Container, running
 from tests.appliance.root import SOURCE, Root, base, wheelhouse, why_not
 from tests.e2e.daemon import eventually
 
@@ -44,7 +44,7 @@ def installed(smollm2_gguf: Path, tiny_gguf: Path) -> Iterator[Installed]:
 
 
 @pytest.fixture(scope="module")
-def machine(installed: Installed, request: pytest.FixtureRequest) -> Iterator[Machine]:
+def machine(installed: Installed, request: pytest.FixtureRequest) -> Iterator[Container]:
     """One that has just been switched on, for the tests of a module."""
     name = request.module.__name__.rsplit(".", 1)[-1]
     log = installed.directory / f"{name}.log"
@@ -54,7 +54,7 @@ def machine(installed: Installed, request: pytest.FixtureRequest) -> Iterator[Ma
 
 
 @pytest.fixture
-def service(machine: Machine) -> Machine:
+def service(machine: Container) -> Container:
     """The machine; the service runs in it with nobody's changes, whatever the test before did."""
     machine.write("/etc/hearth/hearth.env", "")
     machine.run("sh", "-c", "rm -rf /etc/systemd/system/hearth.service.d; systemctl daemon-reload")

@@ -1,4 +1,4 @@
-"""A Linux machine with systemd as its first process, in a container without a network: systemd-nspawn(1).
+"""Linux machines with systemd as their first process; here one in a container without a network: systemd-nspawn(1).
 
 It ends with the thread that made it, however that ends, and leaves no mount behind.
 """
@@ -14,6 +14,7 @@ import re
 import socket
 import subprocess
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,7 +32,7 @@ Fields = dict[str, Any]
 
 
 class Connection(http.client.HTTPConnection):
-    """HTTP from within a machine."""
+    """HTTP with a machine."""
 
     def __init__(self, machine: Machine) -> None:
         super().__init__("127.0.0.1", PORT, timeout=PATIENCE_S)
@@ -39,61 +40,27 @@ class Connection(http.client.HTTPConnection):
 
     def connect(self) -> None:
         """As the first request wants it."""
-        self.sock = self._machine.tcp()
-        self.sock.settimeout(self.timeout)
-        self.sock.connect((self.host, self.port))
+        self.sock = self._machine.connected(self.timeout or PATIENCE_S)
 
 
-class Machine:
-    """A running machine on `root`; `wheels` is seen at WHEELS."""
+class Machine(ABC):
+    """A machine that is run by systemd, and Hearth on it."""
 
-    def __init__(self, root: Root, log: Path, wheels: Path | None = None) -> None:
-        self.root = root
-        self._log = log
-        flags = ["--register=no", "--keep-unit", "--private-network", "--console=read-only", "--quiet"]
-        if wheels is not None:
-            flags.append(f"--bind-ro={wheels}:{WHEELS}")
-        with log.open("wb") as output:
-            self._process = subprocess.Popen(
-                root.wrap("systemd-nspawn", *flags, f"--directory={root.tree}", "--boot"),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env={**PLAIN, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"},
-            )
-        self.leader = 0
+    @abstractmethod
+    def try_run(self, *command: str, text: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+        """A program of the machine, run to its end by root of the machine; `text` is its standard input."""
 
-    def wait_until_up(self) -> None:
-        """Returns when the boot is over and all services of it have been started."""
-        self.leader = eventually(self._first_process, "the machine's first process")
-        eventually(self._is_up, f"the machine is up; its console: {self._log.read_text(errors='replace')}")
-        self.run("ip", "link", "set", "lo", "up")
+    @abstractmethod
+    def connected(self, timeout_s: float) -> socket.socket:
+        """A connection with what listens on PORT."""
 
-    def _first_process(self) -> int:
-        assert self._process.poll() is None, self._log.read_text(errors="replace")
-        tasks = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
-        named = (int(pid) for pid in tasks if _read(Path(f"/proc/{pid}/comm")) == "systemd\n")
-        return next(named, 0)
-
-    def _is_up(self) -> bool:
-        assert self._process.poll() is None, self._log.read_text(errors="replace")
+    def is_up(self) -> bool:
+        """Whether the boot is over and all services of it have been started."""
         return self.try_run("systemctl", "is-system-running").stdout.strip() in ("running", "degraded")
 
-    def try_run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """A program of the machine, run to its end by root of the machine."""
-        return subprocess.run(
-            ("nsenter", f"--target={self.leader}", "--all", "--", *command),
-            env={**PLAIN, **environment},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=5 * PATIENCE_S,
-        )
-
-    def run(self, *command: str, **environment: str) -> str:
+    def run(self, *command: str, text: str = "", **environment: str) -> str:
         """What a program of the machine wrote; it succeeded."""
-        done = self.try_run(*command, **environment)
+        done = self.try_run(*command, text=text, **environment)
         assert done.returncode == 0, f"{' '.join(command)}: {done.returncode}\n{done.stdout}{done.stderr}"
         return done.stdout
 
@@ -120,16 +87,7 @@ class Machine:
 
     def write(self, path: str, text: str) -> None:
         """A file of the machine; one that is there keeps its owner and mode."""
-        script = 'mkdir -p "${1%/*}" && cat >"$1"'
-        done = subprocess.run(
-            ("nsenter", f"--target={self.leader}", "--all", "--", "sh", "-c", script, "-", path),
-            env=PLAIN,
-            input=text,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
+        self.run("sh", "-c", 'mkdir -p "${1%/*}" && cat >"$1"', "-", path, text=text)
 
     def journal(self, *matches: str, unit: str = SERVICE) -> list[Fields]:
         """Its entries, oldest first; `matches` such as PRIORITY=4 narrow them."""
@@ -139,25 +97,6 @@ class Machine:
     def told(self, unit: str = SERVICE) -> str:
         """What the service and the service manager said of it, as people read it."""
         return self.run("journalctl", "--no-pager", "--output=cat", f"--unit={unit}")
-
-    def tcp(self) -> socket.socket:
-        """A TCP socket of the machine's network, not connected yet."""
-        found: list[socket.socket] = []
-        worker = threading.Thread(target=lambda: found.append(self._make_socket()))
-        worker.start()
-        worker.join()
-        return found[0]
-
-    def _make_socket(self) -> socket.socket:
-        """In a thread that ends after it: the thread has left the network that the others are in."""
-        fd = os.open(f"/proc/{self.leader}/ns/net", os.O_RDONLY)
-        try:
-            library = ctypes.CDLL(None, use_errno=True)
-            if library.setns(fd, CLONE_NEWNET) != 0:
-                raise OSError(ctypes.get_errno(), "setns")
-            return socket.socket()
-        finally:
-            os.close(fd)
 
     @contextmanager
     def asked(self, method: str, path: str, body: Any = None, **fields: Any) -> Iterator[http.client.HTTPResponse]:
@@ -200,6 +139,76 @@ class Machine:
         """What /api/version says."""
         return str(self.get("/api/version")["version"])
 
+    def loaded(self) -> list[str]:
+        """The names of the loaded models."""
+        return [model["name"] for model in self.get("/api/ps")["models"]]
+
+
+class Container(Machine):
+    """One in namespaces, on `root`; `wheels` is seen at WHEELS."""
+
+    def __init__(self, root: Root, log: Path, wheels: Path | None = None) -> None:
+        self.root = root
+        self._log = log
+        flags = ["--register=no", "--keep-unit", "--private-network", "--console=read-only", "--quiet"]
+        if wheels is not None:
+            flags.append(f"--bind-ro={wheels}:{WHEELS}")
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(
+                root.wrap("systemd-nspawn", *flags, f"--directory={root.tree}", "--boot"),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env={**PLAIN, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"},
+            )
+        self.leader = 0
+
+    def wait_until_up(self) -> None:
+        """Returns when the boot is over and all services of it have been started."""
+        self.leader = eventually(self._first_process, "the machine's first process")
+        eventually(self.is_up, f"the machine is up; its console: {self._log.read_text(errors='replace')}")
+        self.run("ip", "link", "set", "lo", "up")
+
+    def _first_process(self) -> int:
+        assert self._process.poll() is None, self._log.read_text(errors="replace")
+        tasks = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+        named = (int(pid) for pid in tasks if _read(Path(f"/proc/{pid}/comm")) == "systemd\n")
+        return next(named, 0)
+
+    def try_run(self, *command: str, text: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+        """As Machine has it."""
+        assert self._process.poll() is None, self._log.read_text(errors="replace")
+        return subprocess.run(
+            ("nsenter", f"--target={self.leader}", "--all", "--", *command),
+            env={**PLAIN, **environment},
+            input=text,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=5 * PATIENCE_S,
+        )
+
+    def connected(self, timeout_s: float) -> socket.socket:
+        """As Machine has it."""
+        found: list[socket.socket] = []
+        worker = threading.Thread(target=lambda: found.append(self._make_socket()))
+        worker.start()
+        worker.join()
+        found[0].settimeout(timeout_s)
+        found[0].connect(("127.0.0.1", PORT))
+        return found[0]
+
+    def _make_socket(self) -> socket.socket:
+        """In a thread that ends after it: the thread has left the network that the others are in."""
+        fd = os.open(f"/proc/{self.leader}/ns/net", os.O_RDONLY)
+        try:
+            library = ctypes.CDLL(None, use_errno=True)
+            if library.setns(fd, CLONE_NEWNET) != 0:
+                raise OSError(ctypes.get_errno(), "setns")
+            return socket.socket()
+        finally:
+            os.close(fd)
+
     def pids(self, word: str) -> list[int]:
         """The service's processes whose command line has the word, as this machine's host counts."""
         words = ((pid, _read(Path(f"/proc/{pid}/cmdline")).split("\0")) for pid in self._host_pids())
@@ -240,10 +249,10 @@ class Machine:
 
 
 @contextmanager
-def running(root: Root, log: Path, wheels: Path | None = None) -> Iterator[Machine]:
+def running(root: Root, log: Path, wheels: Path | None = None) -> Iterator[Container]:
     """A machine that is up; it is off after the block."""
     with alone("machine"):  # all of them would be in the same control group
-        machine = Machine(root, log, wheels)
+        machine = Container(root, log, wheels)
         try:
             machine.wait_until_up()
             yield machine

@@ -107,11 +107,11 @@ def base() -> Path:
     """Debian with PACKAGES, and nothing of Hearth; made by the first who asks."""
 
     def make(directory: Path) -> None:
-        _call("mmdebstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", SUITE, directory)
+        call("mmdebstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", SUITE, directory)
         shutil.rmtree(directory / "var/cache/apt", ignore_errors=True)
         directory.chmod(0o755)
 
-    return _kept(f"{SUITE}-{_key(PACKAGES)}", make)
+    return kept(f"{SUITE}-{_key(PACKAGES)}", make)
 
 
 def dependencies() -> Path:
@@ -127,7 +127,7 @@ def dependencies() -> Path:
             path.unlink()
         _pip("download", "--no-deps", f"--dest={directory}", STARTER)
 
-    return _kept(f"wheels-{_key((PYTHON, *PLATFORMS, STARTER, (SOURCE / 'pyproject.toml').read_text()))}", make)
+    return kept(f"wheels-{_key((PYTHON, *PLATFORMS, STARTER, (SOURCE / 'pyproject.toml').read_text()))}", make)
 
 
 def build_wheel(directory: Path, version: str | None = None) -> Path:
@@ -186,7 +186,7 @@ def alone(name: str) -> Iterator[None]:
         yield
 
 
-def _kept(name: str, make: Callable[[Path], None]) -> Path:
+def kept(name: str, make: Callable[[Path], None]) -> Path:
     """CACHE/name, made if it is not there; others of its kind go, and so does what a killed run left of it."""
     directory = CACHE / name
     kind = name.split("-")[0]
@@ -210,9 +210,9 @@ def _same_device(one: Path, other: Path) -> bool:
 
 
 def _pip(*words: str | Path) -> None:
-    _call(sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", *words)
+    call(sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", *words)
 
 
-def _call(*command: str | Path) -> None:
+def call(*command: str | Path) -> None:
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{' '.join(map(str, command))}:\n{done.stdout}{done.stderr}"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.appliance.machine import SERVICE, Machine
+from tests.appliance.machine import SERVICE, Container
 from tests.e2e.daemon import eventually
 
 pytestmark = pytest.mark.systemd
@@ -20,7 +20,7 @@ SETTINGS = "/etc/hearth/hearth.env"
 class Stream(threading.Thread):
     """A streamed answer that is read beside the test."""
 
-    def __init__(self, machine: Machine, options: dict[str, Any]) -> None:
+    def __init__(self, machine: Container, options: dict[str, Any]) -> None:
         super().__init__(daemon=True)
         self._machine = machine
         self._options = options
@@ -41,7 +41,7 @@ class Stream(threading.Thread):
         return self.received[-1]
 
 
-def test_a_reload_puts_a_setting_in_force_and_drops_no_stream(service: Machine) -> None:
+def test_a_reload_puts_a_setting_in_force_and_drops_no_stream(service: Container) -> None:
     stream, before = Stream(service, LONG), service.main_pid()
     service.write(SETTINGS, "HEARTH_KEEP_ALIVE=0\n")
     service.run("systemctl", "reload", SERVICE)
@@ -51,30 +51,30 @@ def test_a_reload_puts_a_setting_in_force_and_drops_no_stream(service: Machine) 
     assert last["done"], last
     assert last["eval_count"] == LONG["num_predict"]
     service.post("/api/generate", model="smollm2", prompt="x", options={"num_predict": 1})
-    eventually(lambda: "smollm2" not in loaded(service), "a model that is not kept is unloaded")
+    eventually(lambda: "smollm2:latest" not in service.loaded(), "a model that is not kept is unloaded")
 
 
-def test_a_reload_with_a_bad_value_keeps_the_settings_and_says_so(service: Machine) -> None:
+def test_a_reload_with_a_bad_value_keeps_the_settings_and_says_so(service: Container) -> None:
     service.write(SETTINGS, "HEARTH_KEEP_ALIVE=soon\n")
     service.try_run("systemctl", "reload", SERVICE)
     assert service.is_active()
     assert "HEARTH_KEEP_ALIVE" in service.show("StatusText")
     assert any("HEARTH_KEEP_ALIVE" in entry["MESSAGE"] for entry in service.journal("PRIORITY=3"))
     service.post("/api/generate", model="tiny", prompt="x", options={"num_predict": 1})
-    assert "tiny" in loaded(service)
+    assert "tiny:latest" in service.loaded()
     service.write(SETTINGS, "")
     service.run("systemctl", "reload", SERVICE)
     assert "HEARTH_KEEP_ALIVE" not in service.show("StatusText")
 
 
-def test_a_reload_says_what_the_next_start_will_change(service: Machine) -> None:
+def test_a_reload_says_what_the_next_start_will_change(service: Container) -> None:
     service.write(SETTINGS, "HEARTH_MODELS=/var/lib/hearth/elsewhere\n")
     service.run("systemctl", "reload", SERVICE)
     assert service.get("/api/tags")["models"] != []
     assert any("HEARTH_MODELS" in entry["MESSAGE"] for entry in service.journal("PRIORITY=4"))
 
 
-def test_a_stop_lets_a_stream_come_to_its_end(service: Machine) -> None:
+def test_a_stop_lets_a_stream_come_to_its_end(service: Container) -> None:
     stream = Stream(service, LONG)
     service.run("systemctl", "stop", SERVICE)
     last = stream.last()
@@ -82,7 +82,7 @@ def test_a_stop_lets_a_stream_come_to_its_end(service: Machine) -> None:
     assert service.show("Result") == "success"
 
 
-def test_a_stop_ends_an_endless_stream_with_an_error(service: Machine) -> None:
+def test_a_stop_ends_an_endless_stream_with_an_error(service: Container) -> None:
     service.write(SETTINGS, "HEARTH_DRAIN_TIMEOUT=1s\n")
     service.run("systemctl", "restart", SERVICE)
     stream = Stream(service, ENDLESS)
@@ -93,7 +93,7 @@ def test_a_stop_ends_an_endless_stream_with_an_error(service: Machine) -> None:
     assert service.runners() == []
 
 
-def test_a_request_that_comes_during_a_stop_is_answered_by_the_next_daemon(service: Machine) -> None:
+def test_a_request_that_comes_during_a_stop_is_answered_by_the_next_daemon(service: Container) -> None:
     service.write(SETTINGS, "HEARTH_DRAIN_TIMEOUT=1s\n")
     service.run("systemctl", "restart", SERVICE)
     stream, before = Stream(service, ENDLESS), service.main_pid()
@@ -102,8 +102,3 @@ def test_a_request_that_comes_during_a_stop_is_answered_by_the_next_daemon(servi
     assert service.version()
     assert "error" in stream.last()
     assert service.main_pid() not in (0, before)
-
-
-def loaded(machine: Machine) -> str:
-    """The names of the loaded models."""
-    return " ".join(model["name"] for model in machine.get("/api/ps")["models"])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.appliance.machine import SERVICE, Machine
+from tests.appliance.machine import SERVICE, Container
 from tests.e2e.daemon import eventually
 
 pytestmark = pytest.mark.systemd
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.systemd
 ENDLESS = {"num_predict": 1_000_000, "num_ctx": 60_000, "temperature": 50.0, "top_k": 20, "top_p": 1.0}
 
 
-def test_a_daemon_that_hangs_is_started_again_and_the_journal_says_why(service: Machine) -> None:
+def test_a_daemon_that_hangs_is_started_again_and_the_journal_says_why(service: Container) -> None:
     service.drop_in("watchdog", "[Service]\nWatchdogSec=3\n")
     service.run("systemctl", "restart", SERVICE)
     answers(service)
@@ -30,7 +30,7 @@ def test_a_daemon_that_hangs_is_started_again_and_the_journal_says_why(service: 
     answers(service)
 
 
-def test_a_daemon_that_is_killed_is_started_again_and_its_runners_are_gone(service: Machine) -> None:
+def test_a_daemon_that_is_killed_is_started_again_and_its_runners_are_gone(service: Container) -> None:
     answers(service)
     daemon, (runner,) = service.host_pid(), service.runners()
     before = service.main_pid()
@@ -41,7 +41,7 @@ def test_a_daemon_that_is_killed_is_started_again_and_its_runners_are_gone(servi
     assert len(service.runners()) == 1
 
 
-def test_a_runner_that_is_killed_ends_its_stream_with_an_error_and_nothing_else(service: Machine) -> None:
+def test_a_runner_that_is_killed_ends_its_stream_with_an_error_and_nothing_else(service: Container) -> None:
     before = service.main_pid()
     lines = service.lines("/api/generate", model="tiny", prompt="hello", options=ENDLESS)
     next(lines)
@@ -55,7 +55,7 @@ def test_a_runner_that_is_killed_ends_its_stream_with_an_error_and_nothing_else(
     assert service.show("NRestarts") == "0"
 
 
-def test_a_daemon_that_dies_again_and_again_is_started_again_for_ever(service: Machine) -> None:
+def test_a_daemon_that_dies_again_and_again_is_started_again_for_ever(service: Container) -> None:
     for _ in range(6):  # systemd's own limit is 5 starts within 10 s
         os.kill(service.host_pid(), signal.SIGKILL)
         eventually(lambda: not service.is_active(), "the service is down")
@@ -63,7 +63,7 @@ def test_a_daemon_that_dies_again_and_again_is_started_again_for_ever(service: M
     answers(service)
 
 
-def answers(machine: Machine) -> None:
+def answers(machine: Container) -> None:
     """A chat is answered."""
     answer = machine.post("/api/generate", model="tiny", prompt="x", options={"num_predict": 2})
     assert answer["eval_count"] == 2, answer

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.appliance.conftest import Installed
-from tests.appliance.machine import PORT, SERVICE, Machine
+from tests.appliance.machine import PORT, SERVICE, Container
 from tests.e2e.daemon import eventually
 
 pytestmark = pytest.mark.systemd
@@ -18,7 +18,7 @@ MAX_EXPOSURE = 1.5  # of 10: systemd-analyze(1), security
 QUESTION = [{"role": "user", "content": "Name the capital of France."}]
 
 
-def test_after_power_on_the_socket_listens_and_the_service_is_ready(machine: Machine) -> None:
+def test_after_power_on_the_socket_listens_and_the_service_is_ready(machine: Container) -> None:
     assert machine.show("ActiveState", "hearth.socket") == "active"
     assert machine.is_active()
     assert machine.show("Type") == "notify-reload"
@@ -26,7 +26,7 @@ def test_after_power_on_the_socket_listens_and_the_service_is_ready(machine: Mac
     assert machine.get("/api/tags")["models"] != []
 
 
-def test_systemctl_status_says_what_is_loaded_and_where_it_listens(service: Machine) -> None:
+def test_systemctl_status_says_what_is_loaded_and_where_it_listens(service: Container) -> None:
     assert "no model loaded" in service.show("StatusText")
     assert f"127.0.0.1:{PORT}" in service.show("StatusText")
     service.post("/api/generate", model="tiny", prompt="x", options={"num_predict": 1})
@@ -34,41 +34,41 @@ def test_systemctl_status_says_what_is_loaded_and_where_it_listens(service: Mach
     assert service.show("StatusText") in service.run("systemctl", "status", "--no-pager", SERVICE)
 
 
-def test_systemd_finds_no_fault_in_the_units(machine: Machine) -> None:
+def test_systemd_finds_no_fault_in_the_units(machine: Container) -> None:
     units = [machine.show("FragmentPath", unit) for unit in (SERVICE, "hearth.socket", "hearth.slice")]
     done = machine.try_run("systemd-analyze", "verify", "--man=no", *units)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
-def test_the_service_is_exposed_less_than_15_of_100(machine: Machine) -> None:
+def test_the_service_is_exposed_less_than_15_of_100(machine: Container) -> None:
     threshold = f"--threshold={MAX_EXPOSURE * 10:g}"
     done = machine.try_run("systemd-analyze", "security", "--no-pager", threshold, SERVICE)
     print(done.stdout.strip().splitlines()[-1])
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_a_request_starts_the_service_that_is_stopped(service: Machine) -> None:
+def test_a_request_starts_the_service_that_is_stopped(service: Container) -> None:
     service.run("systemctl", "stop", SERVICE)
     assert not service.is_active()
     assert service.get("/api/version")["version"]
     assert service.is_active()
 
 
-def test_a_chat_streams_from_the_starter_model(service: Machine) -> None:
+def test_a_chat_streams_from_the_starter_model(service: Container) -> None:
     lines = list(service.lines("/api/chat", model="smollm2", messages=QUESTION, options={"temperature": 0}))
     assert len(lines) > 2
     assert lines[-1]["done"]
     assert "Paris" in "".join(line["message"]["content"] for line in lines)
 
 
-def test_an_answer_in_json_is_json(service: Machine) -> None:
+def test_an_answer_in_json_is_json(service: Container) -> None:
     options = {"temperature": 0, "num_predict": 200}
     message = {"role": "user", "content": "Describe France as JSON with the keys name and capital."}
     answer = service.post("/api/chat", model="smollm2", messages=[message], format="json", options=options)
     assert isinstance(json.loads(answer["message"]["content"]), dict)
 
 
-def test_a_model_is_made_and_removed(service: Machine, tiny_gguf: Path) -> None:
+def test_a_model_is_made_and_removed(service: Container, tiny_gguf: Path) -> None:
     service.create("another", tiny_gguf)
     answer = service.post("/api/generate", model="another", prompt="x", options={"num_predict": 2})
     assert answer["eval_count"] == 2
@@ -76,7 +76,7 @@ def test_a_model_is_made_and_removed(service: Machine, tiny_gguf: Path) -> None:
         assert deleted.status == 200
 
 
-def test_the_service_has_no_privileges(service: Machine) -> None:
+def test_the_service_has_no_privileges(service: Container) -> None:
     service.post("/api/generate", model="tiny")
     for pid in (service.host_pid(), *service.runners()):
         status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
@@ -85,7 +85,7 @@ def test_the_service_has_no_privileges(service: Machine) -> None:
         assert status["Seccomp"] == "2"
 
 
-def test_the_service_cannot_write_the_system(service: Machine) -> None:
+def test_the_service_cannot_write_the_system(service: Container) -> None:
     seen = Path(f"/proc/{service.host_pid()}/root")
     for place in ("etc", "usr", "boot", "opt/hearth"):
         with pytest.raises(OSError) as caught:
@@ -93,14 +93,14 @@ def test_the_service_cannot_write_the_system(service: Machine) -> None:
         assert caught.value.errno == errno.EROFS, place
 
 
-def test_the_service_sees_nobodys_home(service: Machine) -> None:
+def test_the_service_sees_nobodys_home(service: Container) -> None:
     service.write("/home/somebody/secret", "x")
     service.write("/root/secret", "x")
     seen = Path(f"/proc/{service.host_pid()}/root")
     assert list((seen / "home").iterdir()) == list((seen / "root").iterdir()) == []
 
 
-def test_no_memory_is_writable_and_executable(service: Machine) -> None:
+def test_no_memory_is_writable_and_executable(service: Container) -> None:
     service.post("/api/generate", model="smollm2", prompt="x", options={"num_predict": 1})
     assert service.show("MemoryDenyWriteExecute") == "yes"
     (runner,) = service.runners()
@@ -110,7 +110,7 @@ def test_no_memory_is_writable_and_executable(service: Machine) -> None:
         assert [found for found in permissions if "w" in found and "x" in found] == []
 
 
-def test_the_journal_has_fields_beside_the_text(service: Machine) -> None:
+def test_the_journal_has_fields_beside_the_text(service: Container) -> None:
     service.write("/etc/hearth/hearth.env", "HEARTH_LOG_REQUESTS=1\n")
     service.run("systemctl", "reload", SERVICE)
     service.post("/api/generate", model="tiny", prompt="x", options={"num_predict": 1})
@@ -125,13 +125,13 @@ def test_the_journal_has_fields_beside_the_text(service: Machine) -> None:
     assert asked["HEARTH_REQUEST_ID"]
 
 
-def test_an_error_has_the_priority_of_errors_in_the_journal(service: Machine) -> None:
+def test_an_error_has_the_priority_of_errors_in_the_journal(service: Container) -> None:
     service.write("/etc/hearth/hearth.env", "HEARTH_NUM_PARALLEL=many\n")
     service.try_run("systemctl", "reload", SERVICE)
     assert any("HEARTH_NUM_PARALLEL" in entry["MESSAGE"] for entry in service.journal("PRIORITY=3"))
 
 
-def test_the_check_finds_a_healthy_service_and_says_what_is_missing(service: Machine) -> None:
+def test_the_check_finds_a_healthy_service_and_says_what_is_missing(service: Container) -> None:
     done = service.try_run("hearth", "check")
     assert done.returncode == 0, done.stdout
     assert "ok       service      active" in done.stdout
@@ -139,7 +139,7 @@ def test_the_check_finds_a_healthy_service_and_says_what_is_missing(service: Mac
     assert "is started again after 30s" in done.stdout
 
 
-def test_the_check_of_a_service_that_cannot_start_says_why(service: Machine) -> None:
+def test_the_check_of_a_service_that_cannot_start_says_why(service: Container) -> None:
     service.write("/etc/hearth/hearth.env", "HEARTH_NUM_PARALLEL=many\n")
     service.try_run("systemctl", "restart", SERVICE)
     done = service.try_run("hearth", "check")
@@ -148,7 +148,7 @@ def test_the_check_of_a_service_that_cannot_start_says_why(service: Machine) -> 
     assert "warning  service" in done.stdout
 
 
-def test_an_announced_service_is_seen_by_others_on_the_network(service: Machine) -> None:
+def test_an_announced_service_is_seen_by_others_on_the_network(service: Container) -> None:
     service.run("ip", "link", "add", "lan0", "type", "veth", "peer", "name", "lan1")
     try:
         for name in ("lan0", "lan1"):
@@ -162,7 +162,7 @@ def test_an_announced_service_is_seen_by_others_on_the_network(service: Machine)
         service.run("ip", "link", "delete", "lan0")
 
 
-def browse(machine: Machine) -> str:
+def browse(machine: Container) -> str:
     """The services of Hearth's kind on the network, a line for each: avahi-browse(1)."""
     found = machine.run("avahi-browse", "--terminate", "--resolve", "--parsable", "_ollama._tcp")
     return "\n".join(line for line in found.splitlines() if line.startswith("="))

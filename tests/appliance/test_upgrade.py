@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.appliance.conftest import Installed
-from tests.appliance.machine import SERVICE, Machine, running
+from tests.appliance.machine import SERVICE, Container, running
 from tests.appliance.root import Root, build_wheel
 from tests.e2e.daemon import eventually
 
@@ -20,7 +20,7 @@ NEXT = "9.9.9"
 
 
 @pytest.fixture(scope="module")
-def machine(installed: Installed) -> Iterator[Machine]:
+def machine(installed: Installed) -> Iterator[Container]:
     """One whose wheels are those of the next version."""
     directory = installed.directory / "upgrade"
     wheels = directory / "wheels"
@@ -36,7 +36,7 @@ def machine(installed: Installed) -> Iterator[Machine]:
 class Visitor(threading.Thread):
     """Asks for the version until told to leave, each time by a new connection."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Container) -> None:
         super().__init__(daemon=True)
         self._machine = machine
         self._leaving = threading.Event()
@@ -57,7 +57,7 @@ class Visitor(threading.Thread):
         self.join()
 
 
-def test_an_upgrade_refuses_no_connection_and_keeps_the_models(machine: Machine) -> None:
+def test_an_upgrade_refuses_no_connection_and_keeps_the_models(machine: Container) -> None:
     before, models = machine.version(), machine.get("/api/tags")["models"]
     visitor = Visitor(machine)
     try:
@@ -73,7 +73,7 @@ def test_an_upgrade_refuses_no_connection_and_keeps_the_models(machine: Machine)
     assert answer.get("eval_count") == 2, answer
 
 
-def test_the_installation_again_changes_nothing(machine: Machine) -> None:
+def test_the_installation_again_changes_nothing(machine: Container) -> None:
     machine.write("/etc/hearth/hearth.env", "HEARTH_KEEP_ALIVE=7m\n")
     machine.install()
     eventually(machine.is_active, "the service runs")
@@ -81,7 +81,7 @@ def test_the_installation_again_changes_nothing(machine: Machine) -> None:
     assert machine.version() == NEXT
 
 
-def test_an_uninstalled_service_leaves_the_models(machine: Machine) -> None:
+def test_an_uninstalled_service_leaves_the_models(machine: Container) -> None:
     machine.run("hearth", "uninstall-service")
     for unit in (SERVICE, "hearth.socket"):
         assert machine.show("LoadState", unit) == "not-found"
