@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import lzma
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -28,7 +29,7 @@ MODULES = (
     "virtio_blk",
     "virtio_net",
     "ext4",
-)  # by their names in modules.dep; those built in are not there
+)  # those that the kernel has built in are no files
 MEMORY_MIB = 1024
 DISK_MIB = 3072
 AGENT_PORT = 2024
@@ -97,7 +98,7 @@ def kernel() -> Path:
         _make_initrd(tree, found.name.removeprefix("vmlinuz-"), directory)
         shutil.rmtree(tree)
 
-    return kept("kernel-1", make)
+    return kept("kernel-2", make)
 
 
 def _make_initrd(tree: Path, release: str, directory: Path) -> None:
@@ -106,10 +107,8 @@ def _make_initrd(tree: Path, release: str, directory: Path) -> None:
         (initrd / name).mkdir(parents=True)
     (busybox,) = (path for place in ("bin", "usr/bin") if (path := tree / place / "busybox").is_file())
     shutil.copy2(busybox, initrd / "bin/busybox")
-    for number, module in enumerate(_with_needed(tree / "usr/lib/modules" / release)):
-        data = module.read_bytes()
-        data = lzma.decompress(data) if module.suffix == ".xz" else data
-        (initrd / "modules" / f"{number:02}-{module.name.removesuffix('.xz')}").write_bytes(data)
+    for number, (name, data) in enumerate(_with_needed(tree / "usr/lib/modules" / release)):
+        (initrd / "modules" / f"{number:02}-{name}.ko").write_bytes(data)
     (initrd / "init").write_text(INIT)
     (initrd / "init").chmod(0o755)
     packed = 'cd "$1" && find . | cpio --quiet -o -H newc >"$2"'
@@ -117,16 +116,23 @@ def _make_initrd(tree: Path, release: str, directory: Path) -> None:
     shutil.rmtree(initrd)
 
 
-def _with_needed(modules: Path) -> list[Path]:
-    """The files of MODULES, each behind those that it needs."""
-    lines = (line.split(":") for line in (modules / "modules.dep").read_text().splitlines())
-    needs = {path: needed.split() for path, needed in lines}
-    named = {Path(path).name.partition(".")[0]: path for path in needs}
-    found: list[str] = []
+def _with_needed(modules: Path) -> list[tuple[str, bytes]]:
+    """MODULES and what they need, each behind what it needs itself."""
+    files = {path.name.partition(".")[0].replace("-", "_"): path for path in modules.rglob("*.ko*")}
+    found: dict[str, bytes] = {}
+
+    def add(name: str) -> None:
+        if name in files and name not in found:
+            data = files[name].read_bytes()
+            data = lzma.decompress(data) if files[name].suffix == ".xz" else data
+            needed = re.search(rb"\0depends=([^\0]*)\0", data)  # modinfo(8)
+            for other in needed[1].decode().split(",") if needed else ():
+                add(other.replace("-", "_"))
+            found[name] = data
+
     for name in MODULES:
-        if name in named:
-            found += [path for path in (*reversed(needs[named[name]]), named[name]) if path not in found]
-    return [modules / path for path in found]
+        add(name)
+    return list(found.items())
 
 
 def disk(directory: Path) -> Path:
@@ -153,7 +159,7 @@ class Guest(Machine):
         forward += [f"hostfwd=tcp:127.0.0.1:{self._agent_port}-:{AGENT_PORT}"]
         command = [QEMU, "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", str(MEMORY_MIB)]
         command += ["-kernel", f"{start}/vmlinuz", "-initrd", f"{start}/initrd"]
-        command += ["-append", "console=ttyS0 root=/dev/vda rw quiet net.ifnames=0 psi=1"]
+        command += ["-append", "console=ttyS0 root=/dev/vda rw quiet net.ifnames=0 psi=1 systemd.getty_auto=0"]
         command += ["-drive", f"file={image},if=virtio,format=raw,cache=unsafe"]
         command += ["-netdev", f"user,id=net,restrict=on,{','.join(forward)}", "-device", "virtio-net-pci,netdev=net"]
         command += ["-nographic", "-monitor", "none", "-no-reboot", "-serial", f"file:{log}"]
