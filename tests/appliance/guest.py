@@ -30,6 +30,7 @@ MODULES = (
     "virtio_net",
     "ext4",
 )  # those that the kernel has built in are no files
+PROCESSOR = "Nehalem"  # without AVX, which QEMU 7.2 (Debian 12) emulates with errors: numpy rounds otherwise in it
 MEMORY_MIB = 1024
 DISK_MIB = 3072
 AGENT_PORT = 2024
@@ -157,7 +158,7 @@ class Guest(Machine):
         start = kernel()
         forward = [f"hostfwd=tcp:127.0.0.1:{self._http_port}-:11434"]
         forward += [f"hostfwd=tcp:127.0.0.1:{self._agent_port}-:{AGENT_PORT}"]
-        command = [QEMU, "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", str(MEMORY_MIB)]
+        command = [QEMU, "-accel", "tcg,thread=multi", "-cpu", PROCESSOR, "-smp", "2", "-m", str(MEMORY_MIB)]
         command += ["-kernel", f"{start}/vmlinuz", "-initrd", f"{start}/initrd"]
         command += ["-append", "console=ttyS0 root=/dev/vda rw quiet net.ifnames=0 psi=1 systemd.getty_auto=0"]
         command += ["-drive", f"file={image},if=virtio,format=raw,cache=unsafe"]
