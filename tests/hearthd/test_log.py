@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -36,3 +38,56 @@ def test_the_http_server_only_warns(capsys: pytest.CaptureFixture[str]) -> None:
     logging.getLogger("uvicorn.error").info("Started server process")
     logging.getLogger("uvicorn.error").warning("Invalid HTTP request received.")
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.fixture
+def journal(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
+    """The entries that a handler for the journal makes of the log."""
+    entries: list[dict[str, str]] = []
+
+    def send(*words: str) -> None:
+        entries.append(dict(word.split("=", 1) for word in words))
+
+    root = logging.getLogger()
+    root.handlers[:] = [log.JournalHandler(send)]
+    root.setLevel(logging.DEBUG)
+    return entries
+
+
+def test_the_journal_gets_text_priority_and_name(journal: list[dict[str, str]]) -> None:
+    for level in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL):
+        logging.getLogger("hearthd.test").log(level, "ready %s", "tiny")
+    assert [entry["PRIORITY"] for entry in journal] == ["7", "6", "4", "3", "2"]
+    assert {entry["MESSAGE"] for entry in journal} == {"ready tiny"}
+    assert {entry["SYSLOG_IDENTIFIER"] for entry in journal} == {"hearth"}
+
+
+def test_the_journal_gets_the_fields_that_are_known(journal: list[dict[str, str]]) -> None:
+    told = log.fields(model="tiny", num_bytes=5, duration_ns=7_000_000, status=200)
+    token = log.request_id.set("17")
+    try:
+        logging.getLogger("hearthd.test").info("ready", extra=told)
+    finally:
+        log.request_id.reset(token)
+    fields = {name: value for name, value in journal[0].items() if name.startswith("HEARTH_")}
+    assert fields == {
+        "HEARTH_MODEL": "tiny",
+        "HEARTH_BYTES": "5",
+        "HEARTH_DURATION_USEC": "7000",
+        "HEARTH_STATUS": "200",
+        "HEARTH_REQUEST_ID": "17",
+    }
+
+
+def test_without_the_binding_each_line_for_the_journal_begins_with_its_priority() -> None:
+    program = """if True:
+        import logging, os, sys
+        from hearthd import log, notify
+        stream = os.fstat(2)
+        os.environ["JOURNAL_STREAM"] = f"{stream.st_dev}:{stream.st_ino}"
+        notify.journal = lambda: None
+        log.configure(logging.INFO)
+        logging.getLogger("hearthd").error("one\\ntwo")
+    """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stderr == "<3>one\n<3>two\n"

@@ -1,0 +1,90 @@
+"""What the manager hears while the daemon runs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+
+from hearthd import supervision
+from hearthd.notify import Manager
+from hearthd.supervision import Health, StatusLine, awaited, feed
+
+PATIENCE_S = 10.0
+
+
+async def until(told: list[str], number: int) -> None:
+    """Returns when so much was told."""
+    async with asyncio.timeout(PATIENCE_S):
+        while len(told) < number:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+
+
+def test_a_daemon_that_is_ill_is_not_reported_well_until_it_has_recovered(caplog: pytest.LogCaptureFixture) -> None:
+    told: list[str] = []
+    complaints = ["the loop is stuck"] * 3
+
+    async def live() -> None:
+        health = Health(lambda: complaints.pop() if complaints else "")
+        task = asyncio.create_task(feed(Manager(told.append, 0.001), health))
+        await until(told, 2)
+        task.cancel()
+
+    with caplog.at_level(logging.ERROR):
+        asyncio.run(live())
+    assert set(told) == {"WATCHDOG=1"}
+    assert caplog.text.count("the watchdog is not fed: the loop is stuck") == 3
+
+
+def test_without_a_watchdog_nothing_is_fed() -> None:
+    told: list[str] = []
+    asyncio.run(feed(Manager(told.append, 0.0), Health()))
+    assert told == []
+
+
+def test_threads_for_files_that_do_not_answer_are_a_complaint() -> None:
+    async def complain() -> str:
+        health = Health(lambda: "", files_s=0.0)
+        return health.complaint()
+
+    assert "the threads for files" in asyncio.run(complain())
+
+
+def test_the_first_part_that_is_ill_is_named() -> None:
+    async def complain() -> str:
+        return Health(lambda: "", lambda: "one", lambda: "two").complaint()
+
+    assert asyncio.run(complain()) == "one"
+
+
+def test_changes_are_gathered_into_one_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervision, "SETTLE_S", 0.01)
+    told: list[str] = []
+
+    async def live() -> None:
+        status = StatusLine(Manager(told.append), lambda: "busy")
+        for _ in range(5):
+            status.changed()
+        await until(told, 1)
+        status.end()
+        status.changed()
+        await asyncio.sleep(0.05)
+
+    asyncio.run(live())
+    assert told == ["STATUS=busy"]
+
+
+def test_a_long_start_asks_for_time_until_it_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervision, "BEAT_S", 0.01)
+    told: list[str] = []
+
+    async def live() -> None:
+        done = asyncio.Event()
+        task = asyncio.create_task(awaited(Manager(told.append), lambda: "pulling", done))
+        await until(told, 3)
+        done.set()
+        await task
+
+    asyncio.run(live())
+    assert set(told) == {"EXTEND_TIMEOUT_USEC=60000000\nSTATUS=pulling"}
