@@ -168,5 +168,25 @@ def browse(machine: Container) -> str:
     return "\n".join(line for line in found.splitlines() if line.startswith("="))
 
 
+def test_devices_are_let_in_where_they_are_asked_for(service: Container) -> None:
+    service.run("hearth", "install-service", "--device", "cuda", "--device", "npu")
+    assert service.is_active()
+    assert service.show("PrivateDevices") == "no"
+    assert "char-nvidia" in service.show("DeviceAllow")
+    service.post("/api/generate", model="tiny", prompt="x", options={"num_predict": 1})
+    service.run("hearth", "install-service", "--device", "none")
+    assert service.is_active()
+    assert service.show("PrivateDevices") == "yes"
+
+
+def test_an_address_for_the_network_is_listened_on_at_once(service: Container) -> None:
+    said = service.run("hearth", "install-service", "--listen", "0.0.0.0")
+    assert "Other devices reach it" in said
+    assert "0.0.0.0:11434" in service.show("Listen", "hearth.socket")
+    assert service.version()
+    service.run("hearth", "install-service", "--listen", "127.0.0.1")
+    assert "0.0.0.0" not in service.show("Listen", "hearth.socket")
+
+
 def test_the_installation_tells_where_it_listens(installed: Installed) -> None:
     assert f"127.0.0.1:{PORT}" in installed.said
