@@ -21,7 +21,7 @@ pytestmark = pytest.mark.cage
 
 PATIENCE_S = 240.0
 UNIT = "/sys/fs/cgroup/hearth.slice/hearth.service"
-BELOW_THE_MARK_MIB, BELOW_THE_LAST_MARK_MIB = 100, 64  # available; the marks are 116, and 87 for the only model
+BELOW_THE_MARK_MIB, BELOW_THE_LAST_MARK_MIB = 100, 30  # available; the marks are 116, and 48 for the only model
 ENDLESS = {"num_predict": 1_000_000, "num_ctx": 60_000, "temperature": 50.0, "top_k": 20, "top_p": 1.0}
 
 # takes memory, a piece every tenth of a second, until little is available, and keeps it for a while
@@ -148,7 +148,7 @@ def oom_kills(guest: Guest) -> int:
     return int(words[words.index("oom_kill") + 1])
 
 
-def hog(guest: Guest, floor_mib: int, keep_s: float = 10.0, piece_mib: int = 8) -> int:
+def hog(guest: Guest, floor_mib: int, keep_s: float = 10.0, piece_mib: int = 4) -> int:
     """Takes memory until so little is available, on a thread of its own; its exit status."""
     return guest.try_run("python3", "-c", HOG, str(piece_mib), str(floor_mib), str(keep_s)).returncode
 
@@ -180,10 +180,11 @@ def test_a_runner_that_outgrows_its_limit_dies_alone(service: Guest) -> None:
         stream.join(PATIENCE_S)
         assert not stream.is_alive()
         assert "outgrew its limit" in str(stream.received[-1].get("error")), stream.received[-1]
-        eventually(lambda: runners(service) == [idle], "the cgroup is gone")
     assert service.loaded() == ["smollm2:latest"]
     assert any("outgrew its limit" in entry["MESSAGE"] for entry in service.journal())
     load(service, "tiny")
+    assert group not in runners(service)
+    assert len(runners(service)) == 2
 
 
 @pytest.mark.parametrize("round_number", [1, 2, 3])
