@@ -2,5 +2,5 @@ import os
 
 __version__ = "0.1.0"
 
-# ONNX Runtime 1.29 and newer would tell its makers, by the network, which models are opened. Nothing leaves this device.
+# ONNX Runtime 1.29 and newer would tell its makers which models are opened. Nothing leaves this device.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
