@@ -48,7 +48,7 @@ ALLOWED = {
     "hearthd.service": {"hearthd.config", "hearthd.host", "hearthd.values"},
     "hearthd.preparing": {"hearthd.store", "hearthd.registry"},
     "hearthd.supervision": set(),
-    "hearthd.reload": {"hearthd.config", "hearthd.policy"},
+    "hearthd.reload": {"hearthd.config", "hearthd.policy", "hearthd.service"},
     "hearthd.starter": {"hearthd.store", "hearthd.registry"},
     "hearth_export": {"hearthd.store", "hearthd.repository", "hearthd.engine.bound"},
 }  # fmt: skip

@@ -87,7 +87,7 @@ def _watchdog_s(environ: Mapping[str, str]) -> float:
     if environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return 0.0
     with suppress(ValueError):
-        return WATCHDOG_SHARE * int(environ.get("WATCHDOG_USEC", "0")) / USEC
+        return WATCHDOG_SHARE * max(0, int(environ.get("WATCHDOG_USEC", "0"))) / USEC
     return 0.0
 
 
@@ -127,4 +127,4 @@ def journal() -> Callable[..., object] | None:
 
 
 def _line(text: str) -> str:
-    return " ".join(text.split())[:MAX_STATUS_CHARS]
+    return " ".join(text.replace("\0", " ").encode("utf-8", "replace").decode().split())[:MAX_STATUS_CHARS]

@@ -14,6 +14,8 @@ from pathlib import Path
 from hearthd.config import ENV_FILE, SETTINGS, Config, Setting, load
 from hearthd.envfile import read_env_file
 from hearthd.errors import HearthError
+from hearthd.service import ENV_FILE as SERVICE_FILE
+from hearthd.service import ENVIRONMENT
 
 
 class CannotReload(HearthError):
@@ -30,7 +32,9 @@ class Environment:
             given = self._read()
         except OSError:  # it is said at the first reload; systemd read it as root
             given = {}
-        self._rest = {key: value for key, value in environ.items() if given.get(key) != value}
+        # what the unit gives is hidden by what its file gave
+        below = ENVIRONMENT if self.path == Path("/", SERVICE_FILE) else {}
+        self._rest = {**below, **{key: value for key, value in environ.items() if given.get(key) != value}}
 
     def now(self) -> dict[str, str]:
         """What a start at this moment would get. CannotReload where the file cannot be read."""

@@ -7,16 +7,18 @@ systemd.unit(5), systemd.service(5), sysusers.d(5), tmpfiles.d(5), avahi.service
 
 from __future__ import annotations
 
-import ipaddress
-import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hearthd.config import SETTINGS, Setting
 from hearthd.errors import HearthError
 from hearthd.host import DEFAULT_PORT, Host, parse_host
 from hearthd.values import Unreadable
+
+if TYPE_CHECKING:
+    from ipaddress import IPv4Address, IPv6Address
 
 UNIT, SOCKET, SLICE = "hearth.service", "hearth.socket", "hearth.slice"
 UNITS, DROP_INS = "usr/local/lib/systemd/system", "etc/systemd/system"
@@ -139,7 +141,7 @@ def read(path: Path) -> str | None:
     """The text of the file; None: there is none."""
     try:
         return path.read_text()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
 
 
@@ -165,9 +167,11 @@ def listen_streams(text: str) -> tuple[str, ...]:
     )
 
 
-def _ip(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+def _ip(name: str) -> IPv4Address | IPv6Address | None:
+    from ipaddress import ip_address  # the daemon needs ENVIRONMENT only
+
     try:
-        return ipaddress.ip_address(name)
+        return None if "%" in name else ip_address(name)  # a unit file has no way to write a scope
     except ValueError:
         return None
 
@@ -248,4 +252,6 @@ def _default(row: Setting) -> str:
 
 
 def _comment(text: str) -> str:
-    return "\n".join(textwrap.wrap(text, WIDTH, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False))
+    from textwrap import wrap
+
+    return "\n".join(wrap(text, WIDTH, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False))

@@ -182,9 +182,9 @@ def test_a_runner_that_outgrows_its_limit_dies_alone(service: Guest) -> None:
         assert "outgrew its limit" in str(stream.received[-1].get("error")), stream.received[-1]
     assert service.loaded() == ["smollm2:latest"]
     assert any("outgrew its limit" in entry["MESSAGE"] for entry in service.journal())
-    load(service, "tiny")
+    load(service, "tiny")  # with a larger limit, so the other may have to go
     assert group not in runners(service)
-    assert len(runners(service)) == 2
+    assert "tiny:latest" in service.loaded()
 
 
 @pytest.mark.parametrize("round_number", [1, 2, 3])
@@ -197,7 +197,8 @@ def test_a_shortage_elsewhere_unloads_the_idle_model(service: Guest, round_numbe
         print(f"\n  the hog had its memory for {time.monotonic() - begun_s:.1f} s")
     assert service.loaded() == []
     assert oom_kills(service) == before
-    assert any("available to" in entry["MESSAGE"] for entry in service.journal("PRIORITY=4")), service.told()
+    told = [entry["MESSAGE"] for entry in service.journal("HEARTH_MODEL=smollm2:latest")]
+    assert any(message.startswith("memory is short") for message in told), told
     load(service, "smollm2")
 
 

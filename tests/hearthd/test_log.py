@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from hearthd import log
+from hearthd.values import TRACE
 
 
 @pytest.fixture(autouse=True)
@@ -91,3 +93,64 @@ def test_without_the_binding_each_line_for_the_journal_begins_with_its_priority(
     """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stderr == "<3>one\n<3>two\n"
+
+
+def test_a_priority_below_that_of_debug_does_not_exist() -> None:
+    assert log.priority(TRACE) == log.priority(logging.DEBUG) == 7
+
+
+def test_fields_that_are_not_known_are_left_out_and_those_that_are_nothing_are_not(
+    journal: list[dict[str, str]],
+) -> None:
+    logging.getLogger("hearthd.test").info("gone", extra=log.fields(num_bytes=0, pid=42))
+    logging.getLogger("hearthd.test").info("idle", extra=log.fields())
+    assert [{name: entry[name] for name in entry if name.startswith("HEARTH_")} for entry in journal] == [
+        {"HEARTH_BYTES": "0", "HEARTH_RUNNER_PID": "42"},
+        {},
+    ]
+
+
+def test_an_entry_has_its_place_and_the_traceback_of_an_error(journal: list[dict[str, str]]) -> None:
+    try:
+        raise RuntimeError("went wrong")
+    except RuntimeError:
+        logging.getLogger("hearthd.test").exception("failed")
+    (entry,) = journal
+    assert entry["MESSAGE"].startswith("failed\nTraceback ")
+    assert entry["MESSAGE"].endswith("RuntimeError: went wrong")
+    assert (entry["LOGGER"], entry["CODE_FILE"]) == ("hearthd.test", __file__)
+    assert entry["CODE_LINE"].isdecimal()
+
+
+def test_a_journal_that_cannot_be_written_stops_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    def send(*words: str) -> None:
+        raise OSError("the journal has gone")
+
+    logging.getLogger().handlers[:] = [log.JournalHandler(send)]
+    logging.getLogger("hearthd.test").error("text")
+    assert "the journal has gone" in capsys.readouterr().err
+
+
+def test_where_standard_error_leads_to_the_journal_nothing_is_written_to_it(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    sent: list[str] = []
+    stream = os.fstat(sys.stderr.fileno())
+    monkeypatch.setenv("JOURNAL_STREAM", f"{stream.st_dev}:{stream.st_ino}")
+    monkeypatch.setattr("hearthd.notify.journal", lambda: lambda *words: sent.append(words[0]))
+    log.configure(logging.INFO)
+    logging.getLogger("hearthd.test").info("text")
+    assert sent == ["MESSAGE=text"]
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("stream", ["", "1:1", "rubbish"])
+def test_where_standard_error_leads_elsewhere_lines_are_plain(
+    stream: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("JOURNAL_STREAM", stream)
+    log.configure(logging.INFO)
+    logging.getLogger("hearthd.test").info("text")
+    line = capfd.readouterr().err
+    assert line.endswith(" INFO    text\n")
+    assert line[:2] == "20"

@@ -73,3 +73,27 @@ def test_the_watchdog_is_fed_twice_in_its_time(variables: dict[str, str], interv
 def test_sockets_of_another_process_are_left_alone() -> None:
     assert take_sockets({"LISTEN_PID": "1", "LISTEN_FDS": "1"}) == []
     assert take_sockets({}) == []
+
+
+def test_a_status_that_differs_in_its_blanks_is_the_same(told: list[str]) -> None:
+    manager = Manager(told.append)
+    manager.status("busy")
+    manager.status(" busy\n")
+    assert told == ["STATUS=busy"]
+
+
+def test_a_manager_that_has_gone_is_told_all_the_same() -> None:
+    tries: list[str] = []
+
+    def tell(text: str) -> None:
+        tries.append(text)
+        raise BrokenPipeError
+
+    manager = Manager(tell)
+    manager.extend(1.0, "starts")
+    manager.ready("is ready")
+    manager.status("works")
+    manager.feed()
+    manager.reloading()
+    manager.stopping("stops")
+    assert len(tries) == 6

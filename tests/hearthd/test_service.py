@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -85,7 +86,16 @@ def test_an_address_becomes_what_a_socket_unit_takes(text: str, lines: list[str]
 
 
 @pytest.mark.parametrize(
-    "text", ["https://0.0.0.0", "example.org", "0.0.0.0/path", "0.0.0.0:99999", "0.0.0.0:0", "x\n[Service]"]
+    "text",
+    [
+        "https://0.0.0.0",
+        "example.org",
+        "0.0.0.0/path",
+        "0.0.0.0:99999",
+        "0.0.0.0:0",
+        "x\n[Service]",
+        "[fe80::1%eth0]:80",
+    ],
 )
 def test_what_is_no_address_of_this_device_is_refused_with_its_name(text: str) -> None:
     with pytest.raises(BadAddress, match="cannot listen at") as caught:
@@ -148,3 +158,92 @@ def test_a_removal_leaves_the_files_of_the_user_only(tmp_path: Path) -> None:
         ENV_FILE,
         POLICY_FILE,
     }
+
+
+def test_the_file_of_settings_names_every_variable() -> None:
+    words = set(re.findall(r"\w+", service.manual()))
+    assert {name for row in config.SETTINGS for name in row.variables} <= words
+
+
+def test_the_file_of_settings_marks_what_needs_a_start() -> None:
+    _, *entries = service.manual().rstrip("\n").split("\n\n")
+    for row, entry in zip(config.SETTINGS, entries, strict=True):
+        assert ("[restart]" in entry) == (not row.live), row.name
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("::1", ["[::1]:11434"]),
+        ("192.168.1.5", ["192.168.1.5:11434"]),
+        ("*:8080", ["8080"]),
+        ("localhost:80", ["127.0.0.1:80", "[::1]:80"]),
+        ("2001:DB8::0001", ["[2001:db8::1]:11434"]),
+    ],
+)
+def test_more_spellings_of_an_address(text: str, lines: list[str]) -> None:
+    assert list(service.listen_streams(text)) == lines
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://x",
+        "unix:///run/hearth",
+        "neighbour",
+        "host/path",
+        "127.0.0.1:-1",
+        ":0",
+        "256.0.0.1",
+        "a b\n[Service]",
+        "127.0.0.1\nListenStream=1",
+        "127.0.0.1:1\nListenStream=1",
+    ],
+)
+def test_a_refused_address_is_shown_in_one_line(text: str) -> None:
+    with pytest.raises(BadAddress) as caught:
+        service.listen_streams(text)
+    assert str(caught.value).startswith(f"cannot listen at {text!r}: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "port", "url", "is_local"),
+    [
+        ("127.0.0.1:1", 1, "http://127.0.0.1:1", True),
+        ("[::1]:2", 2, "http://[::1]:2", True),
+        ("0.0.0.0:3", 3, "http://127.0.0.1:3", False),
+        ("[::]:4", 4, "http://[::1]:4", False),
+        ("5", 5, "http://127.0.0.1:5", False),
+        ("192.168.1.5:6", 6, "http://192.168.1.5:6", False),
+    ],
+)
+def test_a_client_finds_what_listens(address: str, port: int, url: str, is_local: bool) -> None:
+    assert (service.port(address), service.url(address), service.is_local(address)) == (port, url, is_local)
+
+
+def test_the_addresses_in_force_are_those_that_were_asked_for_last(tmp_path: Path) -> None:
+    assert service.addresses(NEW, tmp_path) == ("127.0.0.1:11434",)
+    installed(replace(NEW, listen=("0.0.0.0:80", "[::1]:80")), tmp_path)
+    assert service.addresses(NEW, tmp_path) == ("0.0.0.0:80", "[::1]:80")
+    assert service.addresses(replace(NEW, listen=("1",)), tmp_path) == ("1",)
+
+
+def test_what_nobody_asked_for_is_not_written(tmp_path: Path) -> None:
+    found = installed(NEW, tmp_path)
+    assert {LISTEN, STARTER, ANNOUNCEMENT}.isdisjoint(found)
+    assert not [name for name in found if name.startswith("etc/systemd/")]
+
+
+def test_a_file_that_was_changed_is_written_anew(tmp_path: Path) -> None:
+    installed(NEW, tmp_path)
+    (tmp_path / UNITS / UNIT).write_text("[Service]\n")
+    changes = service.installation(NEW, tmp_path).changes(tmp_path)
+    assert (list(changes.write), changes.keep, changes.remove) == ([f"{UNITS}/{UNIT}"], {}, [])
+
+
+def test_devices_are_those_of_the_last_installation_that_named_some(tmp_path: Path) -> None:
+    installed(replace(NEW, devices=("cuda",)), tmp_path)
+    assert [name for name in installed(NEW, tmp_path) if "cuda" in name]
+    found = installed(replace(NEW, devices=("npu",)), tmp_path)
+    assert [Path(name).stem for name in found if name.startswith("etc/systemd/")] == ["npu"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -88,3 +90,73 @@ def test_a_long_start_asks_for_time_until_it_is_over(monkeypatch: pytest.MonkeyP
 
     asyncio.run(live())
     assert set(told) == {"EXTEND_TIMEOUT_USEC=60000000\nSTATUS=pulling"}
+
+
+def test_threads_for_files_are_a_complaint_until_they_answer() -> None:
+    release = threading.Event()
+
+    async def live() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        loop.run_in_executor(None, release.wait, PATIENCE_S)
+        health = Health(files_s=0.01)
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                while not health.complaint():  # noqa: ASYNC110
+                    await asyncio.sleep(0.001)
+                release.set()
+                while health.complaint():  # noqa: ASYNC110
+                    await asyncio.sleep(0.001)
+        finally:
+            release.set()
+
+    asyncio.run(live())
+
+
+def test_a_status_that_ended_keeps_what_it_was_about_to_say() -> None:
+    told: list[str] = []
+
+    async def live() -> None:
+        manager = Manager(told.append)
+        ended, other = StatusLine(manager, lambda: "ended"), StatusLine(manager, lambda: "other")
+        ended.changed()
+        other.changed()
+        ended.end()
+        await until(told, 1)
+
+    asyncio.run(live())
+    assert told == ["STATUS=other"]
+
+
+def test_a_status_has_what_is_so_when_it_is_told() -> None:
+    told: list[str] = []
+    state = ["idle"]
+
+    async def live() -> None:
+        status = StatusLine(Manager(told.append), lambda: state[0])
+        for number, state[0] in enumerate(("one", "two"), 1):
+            status.changed()
+            state[0] += " later"
+            await until(told, number)
+
+    asyncio.run(live())
+    assert told == ["STATUS=one later", "STATUS=two later"]
+
+
+def test_where_nobody_listens_nothing_is_described() -> None:
+    def describe() -> str:
+        raise AssertionError
+
+    StatusLine(Manager(), describe).changed()
+
+
+def test_for_what_is_over_no_time_is_asked() -> None:
+    told: list[str] = []
+
+    async def live() -> None:
+        done = asyncio.Event()
+        done.set()
+        await awaited(Manager(told.append), lambda: "pulling", done)
+
+    asyncio.run(live())
+    assert told == []

@@ -155,7 +155,7 @@ def _program(given: str | None, system: _System) -> str:
         )
     if not system.has_program(given):
         raise CommandFailed(f"there is no program {given}; install Hearth first, or say where it is with --program")
-    if given.startswith(HIDDEN):
+    if system.is_hidden(given):
         raise CommandFailed(
             f"the service does not see {given}: it is kept from people's and temporary files. "
             "Install Hearth to /opt/hearth with systemd/install.sh; docs/service.md tells how"
@@ -208,6 +208,11 @@ class _System:
         place = self.root / path.lstrip("/")
         return place.exists() or (bool(self.rooted) and place.is_symlink())  # that leads somewhere in the root
 
+    def is_hidden(self, path: str) -> bool:
+        """Whether the service does not see it; links are followed, but not in another root."""
+        seen = "/" + os.path.normpath(path).lstrip("/")
+        return seen.startswith(HIDDEN) or (not self.rooted and str(Path(path).resolve()).startswith(HIDDEN))
+
     def has_user(self) -> bool:
         if self.rooted:
             return f"\n{service.USER}:" in f"\n{service.read(self.root / 'etc/passwd') or ''}"
@@ -238,13 +243,21 @@ class _System:
             partial.chmod(MODES.get(name, MODE))
             partial.rename(path)
         except OSError as error:
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
             raise CommandFailed(f"cannot write {path}: {error.strerror or error}") from None
 
     def remove_tree(self, name: str) -> None:
         self._say("remove", name)
-        if not self.is_dry:
-            shutil.rmtree(self.root / name, ignore_errors=True)
+        place = self.root / name
+        if self.is_dry or not (place.exists() or place.is_symlink()):
+            return
+        try:
+            shutil.rmtree(place.resolve())
+            if place.is_symlink():
+                place.unlink()
+        except OSError as error:
+            raise CommandFailed(f"cannot remove {place}: {error.strerror or error}") from None
 
     def call(self, *command: str, may_fail: bool = False) -> None:
         """Run a program of systemd. CommandFailed where it fails."""
