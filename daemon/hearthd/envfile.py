@@ -8,10 +8,14 @@ from pathlib import Path
 MAX_FILE_BYTES = 1 << 20
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_LINE = re.compile(r"(?:\\\n|[^\n])*\n?")  # a backslash at the end of a line goes on with the next
-_SINGLE = re.compile(r"'([^']*)'[ \t]*", re.DOTALL)
-_DOUBLE = re.compile(r'"((?:\\.|[^"\\])*)"[ \t]*', re.DOTALL)
-_BARE = re.compile(r"((?:\\.|[^\n\\])*)", re.DOTALL)
+_BLANKS = re.compile(r"[ \t\r\n]*")
+_COMMENT = re.compile(r"[#;](?:\\\n|[^\n])*\n?")  # a backslash at the end of a line goes on with the next
+_LINE = re.compile(r"[^\n\r]*[\n\r]?")
+# a quote that nothing closes goes to the end of the file
+_SINGLE = re.compile(r"'([^']*)(?:'|\Z)[ \t]*", re.DOTALL)
+_DOUBLE = re.compile(r'"((?:\\.|[^"\\])*)(?:"|\\?\Z)[ \t]*', re.DOTALL)
+_ESCAPED = re.compile(r'\\(\n|["\\`$])')
+_BARE = re.compile(r"((?:\\.|[^\n\r\\])*)", re.DOTALL)
 
 
 def read_env_file(path: Path) -> dict[str, str]:
@@ -28,12 +32,12 @@ def parse(text: str) -> dict[str, str]:
     found: dict[str, str] = {}
     place = 0
     while place < len(text):
-        blanks = re.compile(r"\s*").match(text, place)
+        blanks = _BLANKS.match(text, place)
         place = blanks.end() if blanks else place
         name = _NAME.match(text, place)
         sign = re.compile(r"[ \t]*=[ \t]*").match(text, name.end()) if name else None
         if name is None or sign is None:
-            line = _LINE.match(text, place)
+            line = _COMMENT.match(text, place) or _LINE.match(text, place)
             place = max(line.end() if line else 0, place + 1)
             continue
         found[name[0]], place = _value(text, sign.end())
@@ -47,8 +51,8 @@ def _value(text: str, place: int) -> tuple[str, int]:
         if single := _SINGLE.match(text, place):
             value, place = value + single[1], single.end()
         elif double := _DOUBLE.match(text, place):
-            value, place = value + re.sub(r"\\\n", "", re.sub(r'\\(["\\`$])', r"\1", double[1])), double.end()
+            value, place = value + _ESCAPED.sub(lambda found: found[1].strip("\n"), double[1]), double.end()
         else:
             bare = _BARE.match(text, place)
             assert bare is not None
-            return value + re.sub(r"\\(.)", r"\1", bare[1].replace("\\\n", "")).rstrip(), bare.end()
+            return value + re.sub(r"\\(.)", r"\1", bare[1].replace("\\\n", "")).rstrip(" \t"), bare.end()

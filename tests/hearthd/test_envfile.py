@@ -25,6 +25,12 @@ from hearthd.envfile import MAX_FILE_BYTES, parse, read_env_file
         ("no assignment\nA=1", {"A": "1"}),
         ("1A=1\nB-C=2\n", {}),
         ("export A=1\n", {}),
+        ('A="x', {"A": "x"}),
+        ("A='x\nB=1\n", {"A": "x\nB=1\n"}),
+        ('A="a\\\\\nb"\n', {"A": "a\\\nb"}),
+        ("junk\\\nA=1\n", {"A": "1"}),
+        ("A=1\rB=2\n", {"A": "1", "B": "2"}),
+        ("A=b\xa0\n", {"A": "b\xa0"}),
     ],
 )
 def test_assignments_are_read_as_systemd_does(text: str, found: dict[str, str]) -> None:
