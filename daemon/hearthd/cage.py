@@ -39,6 +39,20 @@ NO_V2 = f"{NO_CELLS}: the cgroups of this system are not of version 2"
 NOT_DELEGATED = f"{NO_CELLS}: hearth is no service that its cgroup is delegated to (Delegate=memory pids cpu)"
 NOT_MADE = f"{NO_CELLS}: they could not be made when hearth was started"
 NO_LIMITS = "runners have no limits of their own: the memory controller is not delegated to hearth"
+SWITCHED_OFF = (
+    "runners have no limits of their own: this kernel was started without the memory controller "
+    "(cgroup_enable=memory in its command line switches it on)"
+)
+
+
+def kernel_has_memory(proc: Path = PROC) -> bool:
+    """Whether the kernel can limit the memory of a cgroup; Raspberry Pi OS switches that off: cgroups(7)."""
+    rows = [line.split() for line in _lines(proc / "cgroups") if not line.startswith("#")]
+    return not rows or any(row[0] == "memory" and row[-1] == "1" for row in rows if row)
+
+
+def _why_no_limits() -> str:
+    return NO_LIMITS if kernel_has_memory() else SWITCHED_OFF
 
 
 # the layout
@@ -148,7 +162,7 @@ class Cage:
         """`unit`: the cgroup that is laid out; None: there is none."""
         self._unit = unit
         self._has_limits = unit is not None and _has_memory(unit / RUNNERS)
-        self.why_not = why_not or ("" if self._has_limits else NO_LIMITS)  # a sentence: what is missing; "": nothing
+        self.why_not = why_not or ("" if self._has_limits else _why_no_limits())  # what is missing; "": nothing
         self._numbers = count(1)
         self._cells: set[Cell] = set()
         self._left = [] if unit is None else [*_children(unit / RUNNERS), *_children(unit / JOBS)]  # to be removed
@@ -254,8 +268,12 @@ def _has_memory(group: Path) -> bool:
 
 
 def _words(path: Path) -> list[str]:
+    return " ".join(_lines(path)).split()
+
+
+def _lines(path: Path) -> list[str]:
     with suppress(OSError):
-        return path.read_text().split()
+        return path.read_text().splitlines()
     return []
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from hearthd.cage import JOBS, RUNNERS, Cage, find
+from hearthd.cage import JOBS, RUNNERS, Cage, find, kernel_has_memory
 from tests.e2e.daemon import eventually
 from tests.service_group import INVOCATION, ServiceGroup, missing, service_group
 
@@ -136,7 +136,9 @@ def test_what_a_killed_daemon_left_is_cleared_by_the_next_one() -> None:
     """
     clear = """
         import time
-        while not cage.current().cell("converter") or Path("/sys/fs/cgroup/jobs/converter-1").exists():
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline and Path("/sys/fs/cgroup/jobs/converter-1").exists():
+            cage.current().cell("another")  # each new one has what is left looked at
             time.sleep(0.01)
     """
     with service_group() as group:
@@ -177,6 +179,23 @@ def test_without_the_memory_controller_there_are_cells_without_limits_and_a_sent
     assert "the memory controller is not delegated" in cage.why_not
     assert cage.cell("runner", 300 << 20, among=RUNNERS).limit_bytes is None
     assert (tmp_path / "runners" / "runner-1").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("rows", "has_memory"),
+    [
+        ("cpu\t1\t1\t1\nmemory\t4\t59\t1\n", True),
+        ("cpu\t1\t1\t1\nmemory\t0\t59\t0\n", False),
+        ("cpu\t1\t1\t1\n", False),  # Raspberry Pi OS with Linux 6.12
+    ],
+)
+def test_a_kernel_whose_memory_controller_is_switched_off_is_told(tmp_path: Path, rows: str, has_memory: bool) -> None:
+    (tmp_path / "cgroups").write_text(f"#subsys_name\thierarchy\tnum_cgroups\tenabled\n{rows}")
+    assert kernel_has_memory(tmp_path) is has_memory
+
+
+def test_a_kernel_that_tells_nothing_of_its_controllers_is_taken_to_have_them(tmp_path: Path) -> None:
+    assert kernel_has_memory(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -412,5 +412,6 @@ def test_signs_of_shortage_that_the_machine_does_not_give_are_named() -> None:
         "shortage is seen by available memory, stalls, kills; not told: hits of the limit"
     )
     assert checks.pressure_finding(Pressure(None, None, None)).text == (
-        "shortage is seen by available memory; not told: stalls, kills, hits of the limit"
+        "shortage is seen by available memory; not told: stalls, kills, hits of the limit "
+        "(psi=1 in the kernel's command line may switch stalls on)"
     )

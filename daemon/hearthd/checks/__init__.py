@@ -97,8 +97,10 @@ def pressure_finding(pressure: Pressure) -> Finding:
     }
     told = ", ".join(sign for sign, value in signs.items() if value is not None)
     untold = ", ".join(sign for sign, value in signs.items() if value is None)
+    more = " (psi=1 in the kernel's command line may switch stalls on)" if pressure.some_avg10 is None else ""
     return ok(
-        f"shortage is seen by available memory{f', {told}' if told else ''}{f'; not told: {untold}' if untold else ''}"
+        f"shortage is seen by available memory{f', {told}' if told else ''}"
+        f"{f'; not told: {untold}{more}' if untold else ''}"
     )
 
 

@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from hearthd.cage import kernel_has_memory
 from hearthd.config import DEFAULT
 from hearthd.envfile import read_env_file
 from hearthd.errors import HearthError
@@ -23,6 +24,10 @@ UNIT_DIRECTORIES = (
     "usr/lib/systemd/system",
 )
 CGROUPS = "sys/fs/cgroup"
+SWITCH_ON = (
+    "add cgroup_enable=memory to the line of /boot/firmware/cmdline.txt (Raspberry Pi OS), "
+    "or to the kernel's command line elsewhere"
+)
 PROPERTIES = (
     *("ActiveState", "UnitFileState", "NRestarts", "Result", "WatchdogUSec", "ControlGroup", "Delegate"),
     "NeedDaemonReload",
@@ -95,6 +100,11 @@ def _cage(root: Path, shown: Mapping[str, str]) -> Finding:
         words = []
     if "memory" in words:
         return ok("runners have memory limits of their own")
+    if not kernel_has_memory(root / "proc"):
+        return warning(
+            "runners have no memory limits of their own: the kernel was started without its memory controller",
+            f"{SWITCH_ON}, then restart the device",
+        )
     advice = f"set Delegate=memory pids cpu in a drop-in: systemctl edit {UNIT}"
     if shown.get("ActiveState") != "active":
         return ok("runners get memory limits of their own when it runs")
