@@ -46,22 +46,34 @@ def fields(
 
 def configure(level: int) -> None:
     """Log everything of `level` and above; of the HTTP server only warnings. A second call changes the level."""
-    root = logging.getLogger()
-    root.handlers[:] = [_handler()]
-    root.setLevel(level)
+    _configure(level, _handler())
     for name in NOT_OURS:
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
 
 
+def configure_child(level: int) -> None:
+    """As configure, for a process that the daemon starts: in the journal its entries have a priority, and no fields.
+
+    What sends fields would be loaded for the few lines that such a process writes.
+    """
+    _configure(level, _lines())
+
+
+def _configure(level: int, handler: logging.Handler) -> None:
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+
+
 def _handler() -> logging.Handler:
-    if not _leads_to_journal():
-        handler: logging.Handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter(FORMAT))
-    elif (send := notify.journal()) is not None:
-        handler = JournalHandler(send)
-    else:
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(_Prioritized())
+    if _leads_to_journal() and (send := notify.journal()) is not None:
+        return JournalHandler(send)
+    return _lines()
+
+
+def _lines() -> logging.Handler:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Prioritized() if _leads_to_journal() else logging.Formatter(FORMAT))
     return handler
 
 

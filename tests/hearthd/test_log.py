@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -81,18 +82,33 @@ def test_the_journal_gets_the_fields_that_are_known(journal: list[dict[str, str]
     }
 
 
+TO_THE_JOURNAL = """
+import logging, os, sys
+from hearthd import log, notify
+stream = os.fstat(2)
+os.environ["JOURNAL_STREAM"] = f"{stream.st_dev}:{stream.st_ino}"
+"""
+TWO_LINES = r'logging.getLogger("hearthd").error("one\ntwo")'
+
+
+def written(program: str) -> str:
+    """What a program writes to standard error."""
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stderr
+
+
 def test_without_the_binding_each_line_for_the_journal_begins_with_its_priority() -> None:
-    program = """if True:
-        import logging, os, sys
-        from hearthd import log, notify
-        stream = os.fstat(2)
-        os.environ["JOURNAL_STREAM"] = f"{stream.st_dev}:{stream.st_ino}"
-        notify.journal = lambda: None
-        log.configure(logging.INFO)
-        logging.getLogger("hearthd").error("one\\ntwo")
-    """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stderr == "<3>one\n<3>two\n"
+    configure = "notify.journal = lambda: None; log.configure(logging.INFO)"
+    assert written(f"{TO_THE_JOURNAL}\n{configure}\n{TWO_LINES}") == "<3>one\n<3>two\n"
+
+
+def test_lines_of_a_child_for_the_journal_begin_with_their_priority() -> None:
+    configure = "log.configure_child(logging.WARNING); assert 'systemd' not in sys.modules"
+    assert written(f"{TO_THE_JOURNAL}\n{configure}\n{TWO_LINES}") == "<3>one\n<3>two\n"
+
+
+def test_a_line_of_a_child_is_that_of_the_daemon_elsewhere() -> None:
+    told = written(f"import logging\nfrom hearthd import log\nlog.configure_child(logging.WARNING)\n{TWO_LINES}")
+    assert re.fullmatch(r"[-0-9]+ [:,0-9]+ ERROR   one\ntwo\n", told)
 
 
 def test_a_priority_below_that_of_debug_does_not_exist() -> None:

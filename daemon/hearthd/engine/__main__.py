@@ -15,6 +15,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from hearthd import log
 from hearthd.engine.beside import Beside
 from hearthd.engine.channel import Channel, Closed
 from hearthd.engine.frames import Load
@@ -24,7 +25,6 @@ from hearthd.engine.providers.provider import opening
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 OOM_SCORE_ADJ = "500"  # of -1000..1000: the kernel takes a runner before the daemon
 LEAVE_AFTER_S = 0.1
-LOG_FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
 USAGE = "usage: python -m hearthd.engine --fd N (started by the daemon)"
 
 
@@ -88,7 +88,7 @@ def main(arguments: list[str]) -> int:
         sys.stderr.write(USAGE + "\n")
         return 2
     guard_process()
-    logging.basicConfig(format=LOG_FORMAT)  # to standard error, which is the daemon's
+    log.configure_child(logging.WARNING)
     with suppress(Closed):
         return run(Channel(socket.socket(fileno=int(arguments[1]))))
     return 0

@@ -25,6 +25,7 @@ from typing import BinaryIO
 import msgspec
 import uvloop
 
+from hearthd.log import configure_child
 from hearthd.transfer import messages
 from hearthd.transfer.answers import Answers
 from hearthd.transfer.errors import TransferError
@@ -172,7 +173,7 @@ def main(arguments: list[str]) -> int:
     except (ValueError, msgspec.DecodeError) as error:
         sys.stderr.write(f"{USAGE}\n{error}\n")
         return 2
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(message)s")
+    configure_child(logging.INFO)
     guard_process()
     uvloop.run(serve(settings))
     return 0
