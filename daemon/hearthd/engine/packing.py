@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -139,5 +139,6 @@ def _form(directory: Path, info: VariantInfo, kv_type: str) -> KVForm:
 
 
 if __name__ == "__main__":
-    os.nice(19)  # whoever waits for a token goes first
+    with suppress(OSError):  # a sandbox may forbid it; its cgroup has less of the processor then
+        os.nice(19)  # whoever waits for a token goes first
     sys.exit(main(sys.argv[1:]))
