@@ -11,7 +11,6 @@ threads were woken, over SECONDS, without a model and with one loaded.
 from __future__ import annotations
 
 import re
-import shutil
 import statistics
 import sys
 import tempfile
@@ -23,7 +22,7 @@ from rich.table import Table
 
 from bench.workload import checkpoint
 from tests.appliance.machine import SERVICE, Container, running
-from tests.appliance.root import SOURCE, Root, base, wheelhouse
+from tests.appliance.root import Root, base, wheelhouse
 from tests.e2e.daemon import eventually
 
 ROUNDS = 15
@@ -77,7 +76,6 @@ def main(rounds: int, seconds: float) -> None:
     with tempfile.TemporaryDirectory(prefix="hearth-bench-service-") as name:
         directory = Path(name)
         wheels = wheelhouse(directory / "wheels")
-        shutil.copy2(SOURCE / "systemd/install.sh", wheels)
         with running(Root(directory / "root", base()), directory / "log", wheels) as machine:
             machine.install()
             eventually(machine.is_active, "the service runs")

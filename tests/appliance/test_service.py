@@ -131,6 +131,14 @@ def test_an_error_has_the_priority_of_errors_in_the_journal(service: Container) 
     assert any("HEARTH_NUM_PARALLEL" in entry["MESSAGE"] for entry in service.journal("PRIORITY=3"))
 
 
+def test_a_warning_of_a_runner_has_the_priority_of_warnings_in_the_journal(service: Container) -> None:
+    service.drop_in("lock", "[Service]\nLimitMEMLOCK=64K\n")
+    service.run("systemctl", "restart", SERVICE)
+    service.post("/api/generate", model="smollm2", prompt="x", options={"num_predict": 1, "use_mlock": True})
+    (warning,) = (entry for entry in service.journal("PRIORITY=4") if "use_mlock" in entry["MESSAGE"])
+    assert warning["MESSAGE"].startswith("use_mlock: the weights are not locked into memory")
+
+
 def test_the_check_finds_a_healthy_service_and_says_what_is_missing(service: Container) -> None:
     done = service.try_run("hearth", "check")
     assert done.returncode == 0, done.stdout
