@@ -15,6 +15,7 @@ from pathlib import Path
 from hearthd.cage import CGROUP, DAEMON, PROC, RUNNERS
 
 MACHINE = "the machine"
+MEMINFO_LINES = 5  # MemTotal, MemFree and MemAvailable are its first
 UNLIMITED_BYTES = 1 << 60  # v1 says "no limit" by a number beyond it
 
 
@@ -109,10 +110,16 @@ def _statm(pid: int, proc: Path) -> tuple[int, int]:
 def _meminfo(path: Path) -> dict[str, int]:
     fields = {}
     with suppress(OSError, ValueError):
-        for line in path.read_text().splitlines():
+        for line in _text(path).splitlines()[:MEMINFO_LINES]:
             name, _, value = line.partition(":")
             fields[name] = int(value.split()[0]) << 10  # the file speaks of kB and means KiB
     return fields
+
+
+def _text(path: Path) -> str:
+    """The whole file, without the layers that Path.read_text has: this is read for as long as a model is loaded."""
+    with path.open("rb", buffering=0) as file:
+        return file.readall().decode("utf-8", "replace")
 
 
 # cgroups
@@ -131,6 +138,8 @@ def _v2_scopes(proc: Path, root: Path) -> Iterator[Scope]:
 
 def _v1_scopes(proc: Path, root: Path) -> Iterator[Scope]:
     root /= "memory"
+    if not root.is_dir():
+        return
     own = _group(proc, root, "memory")
     for group in _ancestry(own, root):
         limit, used = _number(group / "memory.limit_in_bytes"), _number(group / "memory.usage_in_bytes")
@@ -155,11 +164,12 @@ def _ancestry(group: Path, root: Path) -> Iterator[Path]:
 def _group(proc: Path, root: Path, controller: str) -> Path:
     """This process's cgroup below `root`; `root` itself where its own is not seen from here, as in a container."""
     with suppress(OSError):
-        for line in (proc / "self" / "cgroup").read_text().splitlines():
+        for line in _text(proc / "self" / "cgroup").splitlines():
             _, controllers, path = line.split(":", 2)
-            group = root / path.lstrip("/")
-            if controller in controllers.split(",") and ".." not in group.parts and group.is_dir():
-                return group
+            if controller in controllers.split(","):
+                group = root / path.lstrip("/")
+                if ".." not in group.parts and group.is_dir():
+                    return group
     return root
 
 
@@ -170,21 +180,21 @@ def _in_cage(own: Path) -> bool:
 
 def _number(path: Path) -> int | None:
     with suppress(OSError, ValueError):
-        return int(path.read_text())
+        return int(_text(path))
     return None
 
 
 def _fields(path: Path) -> dict[str, int]:
     """A file of lines `name number`; empty where it cannot be read."""
     with suppress(OSError, ValueError):
-        return {name: int(value) for name, value in (line.split() for line in path.read_text().splitlines())}
+        return {name: int(value) for name, value in (line.split() for line in _text(path).splitlines())}
     return {}
 
 
 def _some_avg10(path: Path) -> float | None:
     """From `some avg10=0.00 avg60=0.00 avg300=0.00 total=0`."""
     with suppress(OSError, ValueError, IndexError):
-        return float(path.read_text().split()[1].removeprefix("avg10="))
+        return float(_text(path).split()[1].removeprefix("avg10="))
     return None
 
 

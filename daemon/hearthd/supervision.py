@@ -20,14 +20,16 @@ SETTLE_S = 0.25  # in which changes are gathered into one STATUS
 BEAT_S = 20.0  # of a start that takes long
 EXTENSION_S = 60.0  # that each beat asks for
 FILES_S = 900.0  # without an answer of the threads for files: hashing what is large takes minutes of all of them
+ASK_S = 300.0  # between two questions to them: each wakes them up
 
 
 class Health:
     """Whether the parts that answer requests still do. Each of `parts` says what is wrong with it, or ""."""
 
-    def __init__(self, *parts: Callable[[], str], files_s: float = FILES_S) -> None:
+    def __init__(self, *parts: Callable[[], str], files_s: float = FILES_S, ask_s: float = ASK_S) -> None:
         self._parts = parts
         self._files_s = files_s
+        self._ask_s = ask_s
         self._asked_s = 0.0
         self._answer: asyncio.Future[None] | None = None
 
@@ -36,11 +38,14 @@ class Health:
         return next((text for part in (*self._parts, self._files) if (text := part())), "")
 
     def _files(self) -> str:
-        """Asks the threads for files for a sign of life, to be seen by the next call."""
-        if self._answer is None or self._answer.done():
+        """Asks the threads for files for a sign of life now and then, to be seen by a later call."""
+        passed_s = time.monotonic() - self._asked_s
+        if self._answer is None or (self._answer.done() and passed_s >= self._ask_s):
             self._asked_s, self._answer = time.monotonic(), asyncio.ensure_future(in_thread(_nothing))
-        silent_s = time.monotonic() - self._asked_s
-        return "" if silent_s < self._files_s else f"the threads for files have not answered for {silent_s:.0f} s"
+            return ""
+        if self._answer.done() or passed_s < self._files_s:
+            return ""
+        return f"the threads for files have not answered for {passed_s:.0f} s"
 
 
 def _nothing() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -48,9 +49,33 @@ def test_without_a_watchdog_nothing_is_fed() -> None:
 def test_threads_for_files_that_do_not_answer_are_a_complaint() -> None:
     async def complain() -> str:
         health = Health(lambda: "", files_s=0.0)
+        assert health.complaint() == ""  # they were only asked
         return health.complaint()
 
     assert "the threads for files" in asyncio.run(complain())
+
+
+def test_threads_for_files_that_answered_are_left_alone_for_a_while() -> None:
+    async def num_questions(ask_s: float) -> int:
+        health, threads = Health(ask_s=ask_s), CountingThreads()
+        asyncio.get_running_loop().set_default_executor(threads)
+        for _ in range(3):
+            assert health.complaint() == ""
+            await asyncio.sleep(0.05)
+        return threads.num_submitted
+
+    assert asyncio.run(num_questions(60.0)) == 1
+    assert asyncio.run(num_questions(0.0)) == 3
+
+
+class CountingThreads(ThreadPoolExecutor):
+    """Counts what it is given."""
+
+    num_submitted = 0
+
+    def submit(self, *arguments: Any, **named: Any) -> Any:
+        self.num_submitted += 1
+        return super().submit(*arguments, **named)
 
 
 def test_the_first_part_that_is_ill_is_named() -> None:

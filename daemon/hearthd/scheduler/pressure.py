@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Protocol, TypeVar
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 R = TypeVar("R", bound=Runner)
 
 POLL_S, TIGHT_POLL_S = 1.0, 0.25
+LONGEST_POLL_S = 5.0  # where there is much
+TAKEN_A_SECOND = 4 << 30  # bytes: what other programs are thought to take at most; the kernel clears each page first
 LAST_SHARE = 0.75  # of the reserve: below that even the only model is too many
 STALLED_PERCENT = 10.0  # of ten seconds
 STALLED_SHARE = 4 / 3  # of the mark: below that, stalls or kills say that memory is short
@@ -93,7 +96,7 @@ def decide(reading: Reading, tenants: Tenants, state: State, now_ns: int) -> Act
     scope, mark = _tightest(reading.memory, tenants.num_loaded)
     available_bytes = scope.available_bytes
     if available_bytes >= TIGHT_SHARE * mark or not scope.total_bytes:  # nothing is known of it
-        return Action(Kind.REST, POLL_S)
+        return Action(Kind.REST, _roomy_pause_s(reading.memory, tenants.num_loaded))
     rest = Action(Kind.REST, TIGHT_POLL_S)
     sign = _sign(reading.pressure, state)
     if available_bytes >= (STALLED_SHARE * mark if sign else mark) or _is_awaited(available_bytes, state, now_ns):
@@ -126,6 +129,12 @@ def _tightest(memory: Memory, num_loaded: int) -> tuple[Scope, int]:
     """The scope that is closest to its mark, or farthest below, and that mark."""
     marks = [(scope, _mark(scope.total_bytes, num_loaded)) for scope in memory.scopes]
     return min(marks, key=lambda pair: pair[0].available_bytes / pair[1])
+
+
+def _roomy_pause_s(memory: Memory, num_loaded: int) -> float:
+    """How long it takes at least until some scope gets tight, within bounds."""
+    spare = [scope.available_bytes - TIGHT_SHARE * _mark(scope.total_bytes, num_loaded) for scope in memory.scopes]
+    return min(max(POLL_S, min(spare) / TAKEN_A_SECOND), LONGEST_POLL_S)
 
 
 def _mark(total_bytes: int, num_loaded: int) -> int:
@@ -207,11 +216,17 @@ class Relievable(Protocol):
 
 
 def read() -> Reading:
-    """The readings of this moment. A runner that was killed because of its own limit tells nothing of the others."""
+    """The readings of this moment. Where memory is plenty, of pressure nothing is read: it would change nothing.
+
+    A runner that was killed because of its own limit tells nothing of the others.
+    """
+    memory = read_memory()
+    if all(scope.available_bytes >= TIGHT_SHARE * low_bytes(scope.total_bytes) for scope in memory.scopes):
+        return Reading(memory, Pressure(None, None, None))
     pressure = read_pressure()
     if pressure.num_oom_kills is not None:
         pressure = replace(pressure, num_oom_kills=pressure.num_oom_kills - cage.current().num_limit_kills)
-    return Reading(read_memory(), pressure)
+    return Reading(memory, pressure)
 
 
 class Watch:
@@ -249,7 +264,13 @@ class Watch:
                 self._awake.clear()
                 await self._awake.wait()
                 self._state = State()
-            await asyncio.sleep(await self._step(models))
+            await self._pause(await self._step(models))
+
+    async def _pause(self, pause_s: float) -> None:
+        """Until then, or until another model is loaded."""
+        self._awake.clear()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._awake.wait(), pause_s)
 
     async def _step(self, models: Relievable) -> float:
         """Looks once and does what is to be done; how long to wait then, in s."""

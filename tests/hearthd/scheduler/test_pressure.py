@@ -10,7 +10,9 @@ import pytest
 from hearthd.duration import SECOND_NS
 from hearthd.engine.frames import Load
 from hearthd.memory import Memory, Pressure, Scope
+from hearthd.scheduler import pressure
 from hearthd.scheduler.pressure import (
+    LONGEST_POLL_S,
     MAX_PENALTY_NS,
     PENALTY_NS,
     POLL_S,
@@ -55,6 +57,17 @@ def decided(
 @pytest.mark.parametrize("tenants", [TWO_IDLE, ONE_IDLE, BUSY, Tenants(0, 0)])
 def test_plenty_of_memory_is_looked_at_once_a_second(tenants: Tenants) -> None:
     assert decided(400 * MIB, tenants) == Action(Kind.REST, POLL_S)
+
+
+@pytest.mark.parametrize(("available_gib", "pause_s"), [(3, POLL_S), (14, 3.0), (31, LONGEST_POLL_S)])
+def test_the_more_memory_the_more_rarely_it_is_looked_at(available_gib: int, pause_s: float) -> None:
+    machine = Scope("the machine", 32 * GIB, available_gib * GIB)  # tight below 2 GiB
+    assert decide(Reading(Memory((machine,)), CALM), TWO_IDLE, State(), NOW_NS) == Action(Kind.REST, pause_s)
+
+
+def test_a_small_scope_is_looked_at_as_often_as_if_there_were_no_other() -> None:
+    memory = Memory((Scope("the machine", 32 * GIB, 31 * GIB), Scope("cgroup /box", GIB, 900 * MIB)))
+    assert decide(Reading(memory, CALM), TWO_IDLE, State(), NOW_NS) == Action(Kind.REST, POLL_S)
 
 
 def test_memory_that_gets_tight_is_looked_at_more_often() -> None:
@@ -195,11 +208,12 @@ class Machine:
 
     stage: NoticedStage = field(default_factory=NoticedStage)
     free_bytes: int = 900 * MIB
+    total_bytes: int = GIB
     num_reads: int = 0
 
     def read(self) -> Reading:
         self.num_reads += 1
-        return reading(self.free_bytes - 30 * MIB * len(self.stage.living))
+        return reading(self.free_bytes - 30 * MIB * len(self.stage.living), self.total_bytes)
 
     @asynccontextmanager
     async def watched(self) -> AsyncIterator[tuple[Scheduler, Watch]]:
@@ -253,6 +267,21 @@ def test_nothing_is_read_while_nothing_is_loaded() -> None:
             assert machine.num_reads == 0
             await touch(scheduler, A, keep_alive_ns=0)
             await until(lambda: not scheduler.loaded())
+
+    run(scenario())
+
+
+def test_a_load_ends_the_pause_that_plenty_of_memory_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pressure, "LONGEST_POLL_S", 3600.0)
+    monkeypatch.setattr(pressure, "TAKEN_A_SECOND", 1)
+
+    async def scenario() -> None:
+        machine = Machine(free_bytes=30 * GIB, total_bytes=32 * GIB)
+        async with machine.watched() as (scheduler, _):
+            await touch(scheduler, A)
+            await until(lambda: machine.num_reads == 1)
+            await touch(scheduler, B)
+            await until(lambda: machine.num_reads == 2)
 
     run(scenario())
 
