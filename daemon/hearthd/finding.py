@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from hearthd.access import Account
 from hearthd.config import Config
 from hearthd.store.blobs import BlobStore
 
@@ -37,6 +38,7 @@ class Device:
     blobs: BlobStore
     verify: bool  # whether blobs are hashed, which takes long
     root: Path = Path("/")  # of the file system whose service is looked at
+    account: Account | None = None  # whom the daemon runs as; None: this process's user
 
 
 Check = Callable[[Device], Iterator[Finding]]

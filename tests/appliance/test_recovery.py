@@ -13,6 +13,7 @@ from tests.e2e.daemon import eventually
 
 pytestmark = pytest.mark.systemd
 
+STORE = "/var/lib/hearth/models"
 ENDLESS = {"num_predict": 1_000_000, "num_ctx": 60_000, "temperature": 50.0, "top_k": 20, "top_p": 1.0}
 
 
@@ -61,6 +62,35 @@ def test_a_daemon_that_dies_again_and_again_is_started_again_for_ever(service: C
         eventually(lambda: not service.is_active(), "the service is down")
         eventually(service.is_active, "the service is up again")
     answers(service)
+
+
+def test_a_store_of_another_user_is_told_by_the_log_and_the_check_and_comes_back_by_itself(service: Container) -> None:
+    service.run("chown", "-R", "root:", STORE)
+    service.run("chmod", "700", STORE)
+    try:
+        assert service.try_run("systemctl", "restart", SERVICE).returncode != 0
+        assert f"the store {STORE} cannot be read by the user hearth" in service.told()
+        assert "Traceback" not in service.told()
+        done = service.try_run("hearth", "check")
+        assert done.returncode == 1
+        assert f"FAIL     store        {STORE} cannot be read by the user hearth" in done.stdout
+        assert f"-> chown -R hearth: {STORE}" in done.stdout
+    finally:
+        service.run("chown", "-R", "hearth:", STORE)
+    answers(service)  # the socket holds the request until the next try to start
+
+
+def test_a_store_that_the_sandbox_does_not_let_the_service_write_is_told_by_the_check(service: Container) -> None:
+    service.run("install", "-d", "-o", "hearth", "/srv/elsewhere")
+    service.write("/etc/hearth/hearth.env", "HEARTH_MODELS=/srv/elsewhere/models\n")
+    said = service.try_run("hearth", "check").stdout
+    assert "sandbox lets nobody write /srv/elsewhere/models" in said
+    assert "ReadWritePaths=/srv/elsewhere/models" in said
+    service.run("install", "-d", "-o", "hearth", "/srv/elsewhere/models")
+    service.drop_in("store", "[Service]\nReadWritePaths=/srv/elsewhere/models\n")
+    service.run("systemctl", "restart", SERVICE)
+    assert service.get("/api/tags") == {"models": []}
+    assert "sandbox lets nobody" not in service.try_run("hearth", "check").stdout
 
 
 def answers(machine: Container) -> None:

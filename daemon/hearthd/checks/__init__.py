@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from hearthd import __version__
+from hearthd.access import Account, first_closed, is_open, service_account
 from hearthd.checks import service
 from hearthd.config import DEFAULT, SETTINGS, Config, load, table
 from hearthd.errors import StoreError
@@ -105,32 +106,33 @@ def pressure_finding(pressure: Pressure) -> Finding:
 
 
 def check_store(device: Device) -> Iterator[Finding]:
-    """Whether the store can be read and written, and the room in it."""
-    root = device.config.models
+    """Whether the store can be read and written by the daemon, and the room in it."""
+    root, account = device.config.models, device.account
+    who = f" by the user {account.name}" if account else ""
     if not root.exists():
-        yield _to_be_made(root, "HEARTH_MODELS")
-    elif unreadable := next((path for path in _store_directories(root) if not _is_open(path, os.R_OK)), None):
-        yield failure(f"{unreadable} cannot be read", "give the daemon's user the right to read it")
-    elif not all(_is_open(path, os.W_OK) for path in _store_directories(root)):
-        yield warning(f"{root} is read-only", "models can be used, but not pulled, created or deleted")
+        yield _to_be_made(root, "HEARTH_MODELS", account)
+    elif closed := first_closed(root, account):
+        advice = f"chown -R {account.name}: {root}" if account else "give the daemon's user the right to read it"
+        yield failure(f"{closed} cannot be read{who}", advice)
+    elif not _is_writable(root, account):
+        yield warning(f"{root} is read-only{who}", "models can be used, but not pulled, created or deleted")
     else:
-        yield ok(f"{root} can be read and written")
+        yield ok(f"{root} can be read and written{who}")
+    if account:
+        yield from service.check_sandbox(root)
     yield from _room(root)
 
 
-def _store_directories(root: Path) -> list[Path]:
-    return [path for path in (root, root / "manifests", root / "blobs") if path.exists()]
+def _is_writable(root: Path, account: Account | None) -> bool:
+    kept = [path for path in (root, root / "manifests", root / "blobs") if path.exists()]
+    return all(is_open(path, os.W_OK, account) for path in kept)
 
 
-def _is_open(directory: Path, mode: int) -> bool:
-    return directory.is_dir() and os.access(directory, mode | os.X_OK, effective_ids=True)
-
-
-def _to_be_made(directory: Path, variable: str) -> Finding:
-    parent = next(path for path in directory.parents if path.exists())
-    if _is_open(parent, os.W_OK):
-        return ok(f"{directory} is made when it is needed")
-    return failure(f"{directory} cannot be made: {parent} is not writable", f"set {variable} to another directory")
+def _to_be_made(path: Path, variable: str, account: Account | None) -> Finding:
+    parent = next(found for found in path.parents if found.exists())
+    if is_open(parent, os.W_OK, account):
+        return ok(f"{path} is made when it is needed")
+    return failure(f"{path} cannot be made: {parent} is not writable", f"set {variable} to another directory")
 
 
 def _room(directory: Path) -> Iterator[Finding]:
@@ -143,12 +145,12 @@ def _room(directory: Path) -> Iterator[Finding]:
 
 def check_cache(device: Device) -> Iterator[Finding]:
     """Where converted models of a read-only store go."""
-    cache, root = device.config.cache, device.config.models
-    if not root.exists() or all(_is_open(path, os.W_OK) for path in _store_directories(root)):
+    cache, root, account = device.config.cache, device.config.models, device.account
+    if not root.exists() or _is_writable(root, account):
         yield ok("not used: converted models lie in the store")
     elif not cache.exists():
-        yield _to_be_made(cache, "HEARTH_CACHE")
-    elif not _is_open(cache, os.W_OK):
+        yield _to_be_made(cache, "HEARTH_CACHE", account)
+    elif not is_open(cache, os.W_OK, account):
         yield failure(f"{cache} is not writable", "set HEARTH_CACHE to a writable directory")
     else:
         yield from _room(cache)
@@ -221,7 +223,7 @@ def check_key(device: Device) -> Iterator[Finding]:
     """The key that signs for registries."""
     path = device.config.key
     if not path.exists():
-        yield _to_be_made(path, "HEARTH_KEY")
+        yield _to_be_made(path, "HEARTH_KEY", device.account)
         return
     text, fault = _read(path)
     if fault:
@@ -413,7 +415,8 @@ def main(environ: Mapping[str, str] = os.environ, *, verify: bool = False, root:
     if settings is not environ:
         _say(f"the settings of the service, from {service.unit_path(root)} and {root / ENV_FILE}:\n")
     config = load(settings)
-    device = Device(settings, config, BlobStore(config.models / "blobs"), verify, root)
+    account = None if settings is environ else service_account()
+    device = Device(settings, config, BlobStore(config.models / "blobs"), verify, root, account)
     _say(_settings(config) + "\n")
     for name, check in CHECKS:
         for finding in _findings(check, device):

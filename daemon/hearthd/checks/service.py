@@ -24,6 +24,7 @@ UNIT_DIRECTORIES = (
     "usr/lib/systemd/system",
 )
 CGROUPS = "sys/fs/cgroup"
+WRITABLE = (Path("/var/lib/hearth"), Path("/var/cache/hearth"))  # what the unit's StateDirectory= and the like open
 SWITCH_ON = (
     "add cgroup_enable=memory to the line of /boot/firmware/cmdline.txt (Raspberry Pi OS), "
     "or to the kernel's command line elsewhere"
@@ -129,6 +130,17 @@ def check_socket(device: Device) -> Iterator[Finding]:
         )
     else:
         yield ok(listens)
+
+
+def check_sandbox(directory: Path) -> Iterator[Finding]:
+    """Whether the service's sandbox lets the daemon write the directory; nothing is said where it does."""
+    shown = _show(UNIT, "ProtectSystem", "ReadWritePaths") or {}
+    allowed = [*WRITABLE, *(Path(word.lstrip("-+")) for word in shown.get("ReadWritePaths", "").split())]
+    if shown.get("ProtectSystem") == "strict" and not any(directory.is_relative_to(path) for path in allowed):
+        yield warning(
+            f"the service's sandbox lets nobody write {directory}",
+            f"`systemctl edit {UNIT}`, then [Service] and ReadWritePaths={directory}",
+        )
 
 
 def check_policy(device: Device) -> Iterator[Finding]:

@@ -18,7 +18,7 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -291,15 +291,20 @@ class ModelStore:
     def _manifest_path(self, name: ModelName) -> Path:
         return self.manifests.joinpath(*name.path)
 
-    def _manifest_paths(self) -> Iterator[Path]:
-        for host in directories(self.manifests):
-            for namespace in directories(host):
-                for model in directories(namespace):
-                    yield from sorted(path for path in model.iterdir() if not path.name.startswith("."))
+    def _manifest_paths(self, skip: Callable[[OSError], None] | None = None) -> Iterator[Path]:
+        """OSError where a directory cannot be read, unless `skip` hears of it."""
+        for host in _listed(directories, self.manifests, skip):
+            for namespace in _listed(directories, host, skip):
+                for model in _listed(directories, namespace, skip):
+                    yield from _listed(_shown, model, skip)
+
+    def _skip(self, error: OSError) -> None:
+        text = f"{error.filename} cannot be read: {error.strerror}; the models in it are skipped"
+        self._warn_once(str(error.filename), text)
 
     def _names(self) -> list[ModelName]:
         found = []
-        for path in self._manifest_paths():
+        for path in self._manifest_paths(self._skip):
             name = names.from_path(path.relative_to(self.manifests).parts)
             if name is None:
                 self._warn_once(str(path), f"{path} is not where a manifest can be; skipped")
@@ -378,16 +383,55 @@ def open_store(root: Path, cache: Path | None = None, goal: str = BYTES) -> Mode
     Raises StoreError where there is no store and none can be made.
     """
     kept = (root, root / "manifests", root / "blobs")
+    for directory in (*kept, root / "variants", root / "prefixes"):
+        _check_readable(directory, root)
     try:
         for directory in kept:
             directory.mkdir(mode=DIR_MODE, parents=True, exist_ok=True)
     except OSError as error:
         if not (root / "manifests").is_dir():
             raise StoreError(f"the store {root} cannot be made: {error.strerror}; set HEARTH_MODELS") from error
-    writable = all(
-        os.access(path, os.W_OK | os.X_OK, effective_ids=True) for path in (root, root / "manifests", root / "blobs")
-    )
+    writable = all(os.access(path, os.W_OK | os.X_OK, effective_ids=True) for path in kept)
     return ModelStore(root, variants=None if writable else cache, writable=writable, goal=goal)
+
+
+def _check_readable(directory: Path, root: Path) -> None:
+    """Raises StoreError where the directory is there and cannot be read."""
+    try:
+        with os.scandir(directory):
+            return
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        user = _user_name()
+        raise StoreError(
+            f"the store {root} cannot be read by the user {user}: {directory}: {error.strerror}; give it to that user, "
+            f"as with `chown -R {user}: {root}`, or set HEARTH_MODELS"
+        ) from error
+
+
+def _listed(read: Callable[[Path], list[Path]], parent: Path, skip: Callable[[OSError], None] | None) -> list[Path]:
+    try:
+        return read(parent)
+    except OSError as error:
+        if skip is None:
+            raise
+        skip(error)
+        return []
+
+
+def _shown(directory: Path) -> list[Path]:
+    return sorted(path for path in directory.iterdir() if not path.name.startswith("."))
+
+
+def _user_name() -> str:
+    """The name of this process's user, or its number."""
+    import pwd  # for one sentence
+
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
 
 
 def _as_spelled(directory: Path, part: str) -> str:

@@ -433,6 +433,36 @@ def frozen(store: ModelStore, make_model: MakeModel) -> Iterator[Path]:
             path.chmod(0o755)
 
 
+def test_a_store_that_cannot_be_read_is_an_error_with_the_user_and_the_directory(frozen: Path) -> None:
+    (frozen / "blobs").chmod(0o700)
+    with (
+        unprivileged(),
+        pytest.raises(StoreError, match=r"cannot be read by the user \S+: .*/blobs: Permission denied"),
+    ):
+        open_store(frozen)
+    frozen.chmod(0o700)
+    with unprivileged(), pytest.raises(StoreError, match="set HEARTH_MODELS"):
+        open_store(frozen)
+
+
+def test_models_in_a_directory_that_cannot_be_read_are_skipped_and_lose_nothing(
+    frozen: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (host,) = (frozen / "manifests").iterdir()
+    blobs = sorted((frozen / "blobs").iterdir())
+    for directory in (frozen, frozen / "manifests", frozen / "blobs"):
+        directory.chmod(0o777)
+    host.chmod(0o700)
+    with unprivileged():
+        store = open_store(frozen)
+        assert store.writable
+        assert store.models() == store.models() == []
+        store.tidy()
+        store.prune(time.time() + 2 * PARTIAL_AGE_S)
+    assert sorted((frozen / "blobs").iterdir()) == blobs
+    assert caplog.text.count("the models in it are skipped") == 1
+
+
 def test_read_only_store_serves_and_refuses_changes(frozen: Path) -> None:
     with unprivileged():
         check_read_only(open_store(frozen, frozen.parent / "cache"))
