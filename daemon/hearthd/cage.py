@@ -25,6 +25,7 @@ from pathlib import Path
 CGROUP, PROC = Path("/sys/fs/cgroup"), Path("/proc")
 DAEMON, RUNNERS, JOBS = "daemon", "runners", "jobs"
 CONTROLLERS = ("memory", "pids", "cpu")
+OFF, _ = SWITCHES = ("cgroup_disable", "cgroup_enable")  # of the kernel's command line
 MARKS = ("user.delegate", "trusted.delegate")  # that systemd puts on a delegated cgroup; the second is for root to read
 DAEMON_BYTES = 64 << 20  # kept for the daemon: 1.5 times what it takes with 200 clients
 JOB_WEIGHT = 20  # where there are too few processors; daemon and runners have 100
@@ -38,21 +39,29 @@ NO_CELLS = "runners have no cgroups of their own"
 NO_V2 = f"{NO_CELLS}: the cgroups of this system are not of version 2"
 NOT_DELEGATED = f"{NO_CELLS}: hearth is no service that its cgroup is delegated to (Delegate=memory pids cpu)"
 NOT_MADE = f"{NO_CELLS}: they could not be made when hearth was started"
-NO_LIMITS = "runners have no limits of their own: the memory controller is not delegated to hearth"
+NO_LIMITS = "runners have no limits of their own"
+NO_CONTROLLER = f"{NO_LIMITS}: the memory controller is not delegated to hearth"
 SWITCHED_OFF = (
-    "runners have no limits of their own: this kernel was started without the memory controller "
-    "(cgroup_enable=memory in its command line switches it on)"
+    f"{NO_LIMITS}: this kernel was started without the memory controller; cgroup_enable=memory switches it on"
 )
 
 
 def kernel_has_memory(proc: Path = PROC) -> bool:
-    """Whether the kernel can limit the memory of a cgroup; Raspberry Pi OS switches that off: cgroups(7)."""
-    rows = [line.split() for line in _lines(proc / "cgroups") if not line.startswith("#")]
-    return not rows or any(row[0] == "memory" and row[-1] == "1" for row in rows if row)
+    """Whether the kernel can limit the memory of a cgroup; Raspberry Pi OS starts it so that it cannot.
+
+    cgroups(7) tells of /proc/cgroups, where a controller that version 1 does not have may be missing; then the
+    kernel's command line counts, whose last word on it is in force.
+    """
+    rows = (line.split() for line in _text(proc / "cgroups").splitlines())
+    if row := next((row for row in rows if row[0] == "memory"), None):
+        return row[-1] == "1"
+    words = (word.partition("=") for word in _words(proc / "cmdline"))
+    said = [key for key, _, names in words if key in SWITCHES and "memory" in names.split(",")]
+    return said[-1:] != [OFF]
 
 
 def _why_no_limits() -> str:
-    return NO_LIMITS if kernel_has_memory() else SWITCHED_OFF
+    return NO_CONTROLLER if kernel_has_memory() else SWITCHED_OFF
 
 
 # the layout
@@ -268,13 +277,14 @@ def _has_memory(group: Path) -> bool:
 
 
 def _words(path: Path) -> list[str]:
-    return " ".join(_lines(path)).split()
+    return _text(path).split()
 
 
-def _lines(path: Path) -> list[str]:
+def _text(path: Path) -> str:
+    """What is in the file; "" where it cannot be read."""
     with suppress(OSError):
-        return path.read_text().splitlines()
-    return []
+        return path.read_text()
+    return ""
 
 
 def _fields(path: Path) -> dict[str, int]:

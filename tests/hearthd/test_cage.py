@@ -182,15 +182,22 @@ def test_without_the_memory_controller_there_are_cells_without_limits_and_a_sent
 
 
 @pytest.mark.parametrize(
-    ("rows", "has_memory"),
+    ("rows", "line", "has_memory"),
     [
-        ("cpu\t1\t1\t1\nmemory\t4\t59\t1\n", True),
-        ("cpu\t1\t1\t1\nmemory\t0\t59\t0\n", False),
-        ("cpu\t1\t1\t1\n", False),  # Raspberry Pi OS with Linux 6.12
+        ("cpu\t1\t1\t1\nmemory\t4\t59\t1\n", "cgroup_disable=memory cgroup_enable=memory", True),
+        ("cpu\t1\t1\t1\nmemory\t0\t59\t0\n", "quiet", False),
+        # not in version 1: Linux without CONFIG_MEMCG_V1, or Raspberry Pi OS
+        ("cpu\t1\t1\t1\n", "quiet", True),
+        ("cpu\t1\t1\t1\n", "cgroup_disable=memory quiet", False),
+        ("cpu\t1\t1\t1\n", "cgroup_disable=memory cgroup_enable=cpuset,memory quiet", True),
+        ("", "", True),
     ],
 )
-def test_a_kernel_whose_memory_controller_is_switched_off_is_told(tmp_path: Path, rows: str, has_memory: bool) -> None:
+def test_a_kernel_whose_memory_controller_is_switched_off_is_told(
+    tmp_path: Path, rows: str, line: str, has_memory: bool
+) -> None:
     (tmp_path / "cgroups").write_text(f"#subsys_name\thierarchy\tnum_cgroups\tenabled\n{rows}")
+    (tmp_path / "cmdline").write_text(f"{line}\n")
     assert kernel_has_memory(tmp_path) is has_memory
 
 

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 from hearthd import cage
@@ -215,15 +216,15 @@ class Relievable(Protocol):
         """Has all runners give back what no answer needs; how many bytes that was."""
 
 
-def read() -> Reading:
+def read(proc: Path = cage.PROC, cgroup: Path = cage.CGROUP) -> Reading:
     """The readings of this moment. Where memory is plenty, of pressure nothing is read: it would change nothing.
 
     A runner that was killed because of its own limit tells nothing of the others.
     """
-    memory = read_memory()
+    memory = read_memory(proc, cgroup)
     if all(scope.available_bytes >= TIGHT_SHARE * low_bytes(scope.total_bytes) for scope in memory.scopes):
         return Reading(memory, Pressure(None, None, None))
-    pressure = read_pressure()
+    pressure = read_pressure(proc, cgroup)
     if pressure.num_oom_kills is not None:
         pressure = replace(pressure, num_oom_kills=pressure.num_oom_kills - cage.current().num_limit_kills)
     return Reading(memory, pressure)

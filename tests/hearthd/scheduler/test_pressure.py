@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
@@ -187,6 +188,19 @@ def test_the_while_doubles_when_pressure_returns_soon_and_starts_anew_when_it_do
     assert whiles == [min(PENALTY_NS << n, MAX_PENALTY_NS) for n in range(7)]
     penalty.add(300, now_ns + 2 * MAX_PENALTY_NS)
     assert penalty.spare_bytes(now_ns + 2 * MAX_PENALTY_NS + PENALTY_NS) == 0
+
+
+# what is read
+
+
+@pytest.mark.parametrize(("available_mib", "is_read"), [(900, False), (200, True)])
+def test_pressure_is_read_only_where_memory_is_tight(tmp_path: Path, available_mib: int, is_read: bool) -> None:
+    (tmp_path / "pressure").mkdir()
+    (tmp_path / "meminfo").write_text(f"MemTotal: {1 << 20} kB\nMemAvailable: {available_mib << 10} kB\n")
+    (tmp_path / "pressure" / "memory").write_text("some avg10=12.00 avg60=0.00 avg300=0.00 total=0\n")
+    found = pressure.read(tmp_path, tmp_path / "cgroup")
+    assert found.memory.available_bytes == available_mib * MIB
+    assert found.pressure.some_avg10 == (12.0 if is_read else None)
 
 
 # the watch, over a scheduler
