@@ -25,6 +25,7 @@ from tests.e2e.daemon import PATIENCE_S, eventually
 
 PORT = 11434
 SERVICE = "hearth.service"
+MAX_EXPOSURE = 1.5  # of 10
 MACHINE_TOOLS = (*TOOLS, "systemd-nspawn", "nsenter")
 CLONE_NEWNET = 0x40000000  # linux/sched.h
 
@@ -79,6 +80,19 @@ class Machine(ABC):
     def main_pid(self) -> int:
         """The daemon's, as the machine counts; 0 where it does not run."""
         return int(self.show("MainPID"))
+
+    def complaints(self) -> list[str]:
+        """What systemd finds wrong in the units: systemd-analyze(1), verify."""
+        units = [self.show("FragmentPath", unit) for unit in (SERVICE, "hearth.socket", "hearth.slice")]
+        done = self.try_run("systemd-analyze", "verify", "--man=no", *units)
+        return (done.stdout + done.stderr).splitlines() or ["no reason given"] * bool(done.returncode)
+
+    def assert_hardly_exposed(self) -> None:
+        """What systemd rates the sandbox is printed, and at most MAX_EXPOSURE: systemd-analyze(1), security."""
+        threshold = f"--threshold={MAX_EXPOSURE * 10:g}"
+        done = self.try_run("systemd-analyze", "security", "--no-pager", threshold, SERVICE)
+        print(done.stdout.strip().splitlines()[-1])
+        assert done.returncode == 0, done.stdout + done.stderr
 
     def drop_in(self, name: str, text: str, unit: str = SERVICE) -> None:
         """Settings of a unit beside its file; from the next start."""

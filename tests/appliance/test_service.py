@@ -14,7 +14,6 @@ from tests.e2e.daemon import eventually
 
 pytestmark = pytest.mark.systemd
 
-MAX_EXPOSURE = 1.5  # of 10: systemd-analyze(1), security
 QUESTION = [{"role": "user", "content": "Name the capital of France."}]
 
 
@@ -35,16 +34,11 @@ def test_systemctl_status_says_what_is_loaded_and_where_it_listens(service: Cont
 
 
 def test_systemd_finds_no_fault_in_the_units(machine: Container) -> None:
-    units = [machine.show("FragmentPath", unit) for unit in (SERVICE, "hearth.socket", "hearth.slice")]
-    done = machine.try_run("systemd-analyze", "verify", "--man=no", *units)
-    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+    assert machine.complaints() == []
 
 
 def test_the_service_is_exposed_less_than_15_of_100(machine: Container) -> None:
-    threshold = f"--threshold={MAX_EXPOSURE * 10:g}"
-    done = machine.try_run("systemd-analyze", "security", "--no-pager", threshold, SERVICE)
-    print(done.stdout.strip().splitlines()[-1])
-    assert done.returncode == 0, done.stdout + done.stderr
+    machine.assert_hardly_exposed()
 
 
 def test_a_request_starts_the_service_that_is_stopped(service: Container) -> None:
