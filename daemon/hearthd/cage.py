@@ -53,7 +53,7 @@ def kernel_has_memory(proc: Path = PROC) -> bool:
     kernel's command line counts, whose last word on it is in force.
     """
     rows = (line.split() for line in _text(proc / "cgroups").splitlines())
-    if row := next((row for row in rows if row[0] == "memory"), None):
+    if row := next((row for row in rows if row[:1] == ["memory"]), None):
         return row[-1] == "1"
     words = (word.partition("=") for word in _words(proc / "cmdline"))
     said = [key for key, _, names in words if key in SWITCHES and "memory" in names.split(",")]
