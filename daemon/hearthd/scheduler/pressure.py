@@ -206,6 +206,9 @@ class Relievable(Protocol):
     def resident(self) -> list[LoadedModel]:
         """The loaded models."""
 
+    def is_loading(self) -> bool:
+        """Whether one is being loaded; it is among the loaded ones as soon as this is over."""
+
     def idle(self) -> list[LoadedModel]:
         """Those that nobody uses, the soonest deadline first."""
 
@@ -261,7 +264,7 @@ class Watch:
     async def run(self, models: Relievable) -> None:
         """For ever."""
         while True:
-            if not models.resident() and not self._num_loading:
+            if not models.resident() and not models.is_loading():
                 self._awake.clear()
                 await self._awake.wait()
                 self._state = State()

@@ -277,6 +277,10 @@ class Scheduler:
         """The loaded models."""
         return self._residents.resident()
 
+    def is_loading(self) -> bool:
+        """Whether a model is being loaded; it is resident as soon as this is over."""
+        return self._loading is not None
+
     def idle(self) -> list[LoadedModel]:
         """The models that nobody uses, the soonest to expire first, those for ever last."""
         return self._residents.idle()

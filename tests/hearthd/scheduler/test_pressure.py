@@ -285,6 +285,23 @@ def test_nothing_is_read_while_nothing_is_loaded() -> None:
     run(scenario())
 
 
+def test_the_watch_goes_on_whenever_it_looks_while_a_load_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    for bound in ("POLL_S", "LONGEST_POLL_S"):  # it looks at nearly every turn of the loop
+        monkeypatch.setattr(pressure, bound, 0.0)
+
+    async def scenario() -> None:
+        machine = Machine()
+        async with machine.watched() as (scheduler, _):
+            for model in (A, B, C) * 10:
+                await touch(scheduler, model, keep_alive_ns=9 * MINUTE_NS)
+                before = machine.num_reads
+                await until(lambda before=before: machine.num_reads > before)  # type: ignore[misc]
+                await touch(scheduler, model, keep_alive_ns=0)
+                await until(lambda: not scheduler.loaded())
+
+    run(scenario())
+
+
 def test_a_load_ends_the_pause_that_plenty_of_memory_gives(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pressure, "LONGEST_POLL_S", 3600.0)
     monkeypatch.setattr(pressure, "TAKEN_A_SECOND", 1)
