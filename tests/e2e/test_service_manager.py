@@ -138,7 +138,7 @@ def test_a_reload_puts_settings_in_force_and_tells_when_it_began_and_ended(tmp_p
             *("READY", "RELOADING", "READY")
         ]
         daemon.http.get("/api/version")
-        assert "/api/version" in daemon.log
+        eventually(lambda: "/api/version" in daemon.log, "the request is in the log")
         assert "HEARTH_MODELS takes effect with the next start" in daemon.log
 
 
