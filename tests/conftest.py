@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,31 @@ from tests.tiny import write_tiny_gguf
 
 # tests/with_transformers needs what the `export` extra installs: `make test-export` brings it and runs them
 collect_ignore = [] if importlib.util.find_spec("torch") else ["with_transformers"]
+
+
+CORES = sorted(os.sched_getaffinity(0))
+
+
+def pytest_configure() -> None:
+    """Test processes side by side share the cores out: threads of theirs that wait for each other spin meanwhile.
+
+    What they start can be interrupted, also where a shell started them as a background job, which cannot be.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    if worker:
+        share = CORES[int(worker.removeprefix("gw")) :: int(os.environ["PYTEST_XDIST_WORKER_COUNT"])]
+        os.sched_setaffinity(0, share or CORES)
+
+
+@pytest.fixture(scope="module")
+def all_cores() -> Iterator[None]:
+    """For tests whose outcome several threads could change."""
+    share = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, CORES)
+    yield
+    os.sched_setaffinity(0, share)
 
 
 def convert(source: Path, root: Path, *arguments: str) -> Path:

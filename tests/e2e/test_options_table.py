@@ -11,6 +11,8 @@ import pytest
 
 from tests.e2e.daemon import Daemon, running
 
+pytestmark = pytest.mark.usefixtures("all_cores")
+
 ROOT = Path(__file__).parents[2]
 MODEL = "smollm2:135m"
 PROMPT = "List some animals, one a line:\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import unicodedata
 from collections.abc import Sequence
+from functools import cache
 
 TRICKY = [
     "", " ", "  ", "\n", "\n\n\n", "\t", "\r\n", " \n \n  x", "x   ", "   x", "a\n\n  b\t\tc \r\n d", " " * 200,
@@ -33,13 +34,18 @@ TRICKY = [
 ]  # fmt: skip
 
 
-def fuzzed(count: int, seed: int, pieces: Sequence[str] = ()) -> list[str]:
-    """Runs of assigned characters of every Unicode category, mixed with contractions, spaces and `pieces`."""
-    rng = random.Random(seed)
+@cache
+def assigned() -> list[list[str]]:
+    """The assigned characters of each Unicode category."""
     by_category: dict[str, list[str]] = {}
     for code in range(0x110000):
         by_category.setdefault(unicodedata.category(chr(code)), []).append(chr(code))
-    pools = [pool for category, pool in by_category.items() if category not in ("Cs", "Cn")]
+    return [pool for category, pool in by_category.items() if category not in ("Cs", "Cn")]
+
+
+def fuzzed(count: int, seed: int, pieces: Sequence[str] = ()) -> list[str]:
+    """Runs of assigned characters of every Unicode category, mixed with contractions, spaces and `pieces`."""
+    rng, pools = random.Random(seed), assigned()
     usual = [
         "'s",
         "'LL",

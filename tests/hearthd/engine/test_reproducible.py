@@ -13,6 +13,8 @@ from hearthd.engine.session import open_session
 from hearthd.engine.tokens import Tokenizer
 from hearthd.store.variant import read_variant
 
+pytestmark = pytest.mark.usefixtures("all_cores")
+
 SEEDED = SamplingParams(temperature=1.5, top_p=1.0, top_k=0, seed=11)  # so flat that a last bit tells
 GREEDY = SamplingParams(temperature=0.0)
 DRAWN = SamplingParams(top_k=1)  # asks for nothing reproducible, and so takes all that is cached

@@ -11,6 +11,8 @@ from hearthd.engine.chunks import next_size
 from hearthd.engine.session import Session, open_session
 from hearthd.store.variant import read_variant
 
+pytestmark = pytest.mark.usefixtures("all_cores")
+
 TILE = 32
 
 
